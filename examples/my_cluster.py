@@ -1,0 +1,13 @@
+#!/usr/bin/env python
+"""A stage of your own in the middle of the pipe:  ucl extract | ./my_cluster.py | ucl train-epoch"""
+import io, sys
+import h5py
+from sklearn.cluster import MiniBatchKMeans
+
+with h5py.File(io.BytesIO(sys.stdin.buffer.read())) as f:
+    x = f["features"][:]
+labels = MiniBatchKMeans(50, random_state=0, n_init=1).fit_predict(x)
+out = io.BytesIO()
+with h5py.File(out, "w") as f:
+    f["labels"] = labels
+sys.stdout.buffer.write(out.getvalue())

@@ -1,0 +1,449 @@
+"""The typed artifacts that flow between verbs, and their way into and out of HDF5.
+
+An artifact is plain arrays, its samples and its Context.  `arrays` gives {dataset path: array} in the names of
+`formats.layout`; `load` turns an opened file or stream back into the same object.  Saving never casts or computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ucl.context import Context
+from ucl.errors import DataError
+
+if TYPE_CHECKING:
+    from ucl.formats.reader import Artifact as OpenFile
+    from ucl.images import ImageSet
+
+OK, UNREADABLE, TOO_LARGE, NOT_FINITE, MISSING = range(5)
+STATUS = ("OK", "UNREADABLE", "TOO_LARGE", "NOT_FINITE", "MISSING")
+KEPT, CUT_BY_DISTANCE, DROPPED_BY_VOTE, PULLED_BACK, DISSOLVED, BAD_IMAGE = range(6)
+FLAGS = ("KEPT", "CUT_BY_DISTANCE", "DROPPED_BY_VOTE", "PULLED_BACK", "DISSOLVED", "BAD_IMAGE")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def samples_digest(path: NDArray[np.bytes_]) -> str:
+    """Digest of an image list: every path and a newline, in row order; also fixes the order."""
+    h = hashlib.sha256()
+    for start in range(0, len(path), 65536):
+        h.update(b"".join(p + b"\n" for p in path[start:start + 65536].tolist()))
+    return "sha256:" + h.hexdigest()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which images the rows of an artifact speak of.
+
+    Attributes:
+        path: (N,) bytes, relative to the image list's root.
+        status: (N,) uint8; 0 is OK, see STATUS.
+    """
+
+    path: NDArray[np.bytes_]
+    status: NDArray[np.uint8]
+    _digest: list[str] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """The image list's digest, computed once."""
+        if not self._digest:
+            self._digest.append(samples_digest(self.path))
+        return self._digest[0]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """(N,) bool: rows that may be clustered, trained on and evaluated."""
+        return self.status == OK
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+
+@dataclass
+class Stored:
+    """What every artifact carries beside its arrays.
+
+    Attributes:
+        context: where in a plan it was made.
+        provenance: one JSON text per step that led to it, oldest first.
+        recipe: digest of what it was made from and how; known before the first byte.
+        digest: its content digest once it has been saved or loaded, else empty.
+    """
+
+    kind: ClassVar[str] = ""
+    context: Context = field(default_factory=Context, kw_only=True)
+    provenance: list[str] = field(default_factory=list, kw_only=True)
+    recipe: str = field(default="", kw_only=True)
+    digest: str = field(default="", kw_only=True)
+
+    def title(self) -> str:
+        """One line for people."""
+        raise TypeError(self.kind)
+
+    def arrays(self) -> Arrays:
+        """Dataset path -> array, as `formats.layout` names them."""
+        raise TypeError(self.kind)
+
+    def attrs(self) -> dict[str, Any]:
+        """Root attributes beside the common ones."""
+        return {}
+
+    def dataset_attrs(self) -> dict[str, dict[str, Any]]:
+        """Dataset path -> its attributes."""
+        return {}
+
+    def root_attrs(self) -> dict[str, Any]:
+        """All root attributes a writer is given."""
+        samples: Samples | None = getattr(self, "samples", None)
+        attrs = {"title": self.title(), "recipe-id": self.recipe, "context": self.context.to_json(), **self.attrs()}
+        if samples is not None:
+            attrs |= {"samples-digest": samples.digest, "n-samples": len(samples)}
+        return attrs
+
+
+def _samples_arrays(samples: Samples | None) -> Arrays:
+    if samples is None:
+        return {}
+    return {"/samples/path": samples.path, "/samples/status": samples.status}
+
+
+def _read_samples(file: OpenFile) -> Samples | None:
+    if "/samples/path" not in file.names:
+        return None
+    path = file.read("/samples/path")
+    status = file.read("/samples/status") if "/samples/status" in file.names else np.zeros(len(path), np.uint8)
+    samples = Samples(path, status)
+    stated = file.attrs.get("samples-digest")
+    if stated and stated != samples.digest:
+        raise DataError(f"{file.name}: samples-digest: found {stated}, the paths give {samples.digest}",
+                        "the file was changed after it was written; make it again")
+    return samples
+
+
+def _common(file: OpenFile) -> dict[str, Any]:
+    return {"context": Context.from_json(file.attrs.get("context") or "{}", file.name),
+            "provenance": list(file.provenance), "recipe": str(file.attrs.get("recipe-id") or ""),
+            "digest": file.digest}
+
+
+@dataclass
+class Features(Stored):
+    """Features of N images.
+
+    Attributes:
+        features: (N, D) float32; NaN in rows whose status is not OK.
+        samples: the N images.
+        model: name of the backbone; weights: digest of its weights; layer: what was tapped; transform: JSON.
+    """
+
+    kind: ClassVar[str] = "ucl/features"
+    features: NDArray[np.float32]
+    samples: Samples | None = None
+    model: str = ""
+    weights: str = ""
+    layer: str = ""
+    transform: str = "{}"
+
+    def title(self) -> str:
+        n, d = self.features.shape
+        return f"{d}-d features of {n} images ({self.model or 'unknown model'})"
+
+    def arrays(self) -> Arrays:
+        return {"/features": self.features, **_samples_arrays(self.samples)}
+
+    def attrs(self) -> dict[str, Any]:
+        return {"model": self.model, "weights-sha256": self.weights, "layer": self.layer,
+                "transform": self.transform, "normalized": "none"}
+
+    @classmethod
+    def load(cls, file: OpenFile) -> Features:
+        """From an opened file or stream.
+
+        Raises:
+            DataError: not two-dimensional numbers, samples of another length, or a truncated stream.
+        """
+        x = np.ascontiguousarray(file.read("/features"), dtype=np.float32)
+        samples = _read_samples(file)
+        if x.ndim != 2 or (samples is not None and len(samples) != len(x)):
+            raise DataError(f"{file.name}: /features: shape {x.shape}, expected (N, D) with N = rows of /samples/path")
+        a = file.attrs
+        return cls(x, samples, str(a.get("model") or ""), str(a.get("weights-sha256") or ""),
+                   str(a.get("layer") or ""), str(a.get("transform") or "{}"), **_common(file))
+
+
+@dataclass(frozen=True)
+class Pca:
+    """mean (d,) float32, components (d, D) float32 with the whitening folded in, eigenvalues (D,) float64 of the
+    scatter matrix divided by the number of rows."""
+
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+    eigenvalues: NDArray[np.float64]
+
+
+@dataclass
+class Labels(Stored):
+    """Pseudo-labels of N images in K clusters.
+
+    Attributes:
+        labels: (N,) int32, -1 = in no cluster.
+        flag: (N,) uint8, why a row has or lost its label (FLAGS).
+        distance: (N,) float32 to the cluster's member mean; NaN without.
+        score: (N,) float32 vote share; NaN without.
+        weight: (N,) float32 in the loss.
+        centroid, mean: (K, D) float32; size: (K,) int64; anchor: (K,) int64 row nearest to the mean, -1 if empty.
+        pca: what led from features to the clustered space, if PCA was on.
+        history: (H, N) int32 raw labels of past epochs, oldest first; history_epoch: (H,) int32.
+        info: counts and objective, as the writer of the labels knew them.
+        samples: the N images; None in a file of somebody's own that has only /labels.
+    """
+
+    kind: ClassVar[str] = "ucl/labels"
+    labels: NDArray[np.int32]
+    flag: NDArray[np.uint8] | None = None
+    distance: NDArray[np.float32] | None = None
+    score: NDArray[np.float32] | None = None
+    weight: NDArray[np.float32] | None = None
+    centroid: NDArray[np.float32] | None = None
+    mean: NDArray[np.float32] | None = None
+    size: NDArray[np.int64] | None = None
+    anchor: NDArray[np.int64] | None = None
+    pca: Pca | None = None
+    history: NDArray[np.int32] | None = None
+    history_epoch: NDArray[np.int32] | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    samples: Samples | None = None
+
+    _DATASETS: ClassVar[dict[str, str]] = {
+        "flag": "/flag", "distance": "/distance", "score": "/score", "weight": "/weight",
+        "centroid": "/clusters/centroid", "mean": "/clusters/mean", "size": "/clusters/size",
+        "anchor": "/clusters/anchor", "history": "/history/labels", "history_epoch": "/history/epoch"}
+
+    @property
+    def k(self) -> int:
+        """Number of clusters, empty ones included."""
+        if self.size is not None:
+            return len(self.size)
+        return int(self.labels.max(initial=-1)) + 1
+
+    def title(self) -> str:
+        return f"{self.k} clusters of {len(self.labels)} images, {int((self.labels >= 0).sum())} of them labelled"
+
+    def arrays(self) -> Arrays:
+        found: Arrays = {"/labels": self.labels}
+        found |= {path: getattr(self, name) for name, path in self._DATASETS.items() if getattr(self, name) is not None}
+        if self.pca is not None:
+            found |= {"/pca/mean": self.pca.mean, "/pca/components": self.pca.components,
+                      "/pca/eigenvalues": self.pca.eigenvalues}
+        if self.info:
+            found["/clusters/info"] = np.array([json.dumps(self.info, sort_keys=True).encode()])
+        return found | _samples_arrays(self.samples)
+
+    @classmethod
+    def load(cls, file: OpenFile) -> Labels:
+        """From an opened file or stream; one that has only a dataset /labels of N integers is enough.
+
+        Raises:
+            DataError: labels that are no integers, below -1 or at least K, or samples of another length.
+        """
+        raw = file.read("/labels")
+        if raw.ndim != 1 or raw.dtype.kind not in "iu":
+            raise DataError(f"{file.name}: /labels: {raw.dtype} {raw.shape}, expected integers of shape (N,)")
+        got = {name: file.read(path) for name, path in cls._DATASETS.items() if path in file.names}
+        pca = None
+        if "/pca/components" in file.names:
+            pca = Pca(*(file.read(f"/pca/{part}") for part in ("mean", "components", "eigenvalues")))
+        info = json.loads(file.read("/clusters/info")[0]) if "/clusters/info" in file.names else {}
+        labels = cls(raw.astype(np.int32), pca=pca, info=info, samples=_read_samples(file), **got, **_common(file))
+        if len(raw) and (raw.min() < -1 or raw.max() > 2**31 - 2 or ("size" in got and raw.max() >= labels.k)):
+            raise DataError(f"{file.name}: /labels: values {raw.min()} to {raw.max()}, expected -1 to {labels.k - 1}")
+        for name in ("flag", "distance", "score", "weight"):
+            if name in got and len(got[name]) != len(raw):
+                raise DataError(f"{file.name}: /{name}: {len(got[name])} rows, expected {len(raw)} as in /labels")
+        if labels.samples is not None and len(labels.samples) != len(raw):
+            raise DataError(f"{file.name}: /labels: {len(raw)} rows, expected {len(labels.samples)} as in /samples/path")
+        return labels
+
+
+@dataclass
+class Checkpoint(Stored):
+    """A model and everything the next training step needs.
+
+    Attributes:
+        model: state-dict key -> array; keys start with ``backbone.`` or ``head.``.
+        optimizer: ``<group>/<parameter>/<buffer>`` -> array.
+        memory: banks, centroids and their like.
+        config: backbone, view size, normalisation, K and whatever names the model.
+        progress: epoch, step, samples_seen, seed, world_size.
+    """
+
+    kind: ClassVar[str] = "ucl/checkpoint"
+    model: Arrays
+    optimizer: Arrays = field(default_factory=dict)
+    memory: Arrays = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, int] = field(default_factory=dict)
+
+    PROGRESS: ClassVar[Any] = np.dtype([("epoch", "<i4"), ("step", "<i8"), ("samples_seen", "<i8"),
+                                        ("seed", "<i8"), ("world_size", "<i4")])
+
+    def title(self) -> str:
+        return f"{self.config.get('backbone', 'model')} after {self.progress.get('epoch', 0)} epochs"
+
+    def _named(self) -> Arrays:
+        found = {f"/model/{k}": v for k, v in self.model.items()}
+        found |= {f"/optimizer/{k}": v for k, v in self.optimizer.items()}
+        return found | {f"/memory/{k}": v for k, v in self.memory.items()}
+
+    def arrays(self) -> Arrays:
+        row = np.zeros(1, self.PROGRESS)
+        for name in self.PROGRESS.names:
+            row[name] = self.progress.get(name, 1 if name == "world_size" else 0)
+        found = {path: v.reshape(1) if v.ndim == 0 else v for path, v in self._named().items()}
+        config = np.array([json.dumps(self.config, sort_keys=True).encode()])
+        return found | {"/progress": row, "/config": config}
+
+    def dataset_attrs(self) -> dict[str, dict[str, Any]]:
+        return {path: {"scalar": 1} for path, v in self._named().items() if v.ndim == 0}
+
+    @classmethod
+    def load(cls, file: OpenFile) -> Checkpoint:
+        """From an opened file or stream."""
+        parts: dict[str, Arrays] = {"model": {}, "optimizer": {}, "memory": {}}
+        for path in file.names:
+            group, _, key = path.lstrip("/").partition("/")
+            if group in parts:
+                value = file.read(path)
+                parts[group][key] = value.reshape(()) if file.dataset_attrs(path).get("scalar") else value
+        if not parts["model"]:
+            raise DataError(f"{file.name}: /model: found nothing, expected a model's tensors")
+        row = file.read("/progress")[0] if "/progress" in file.names else np.zeros(1, cls.PROGRESS)[0]
+        progress = {name: int(row[name]) for name in cls.PROGRESS.names}
+        config = json.loads(file.read("/config")[0]) if "/config" in file.names else {}
+        return cls(**parts, config=config, progress=progress, **_common(file))
+
+    def weights_digest(self) -> str:
+        """sha256 over the model's tensors by sorted name; names what features were made with."""
+        h = hashlib.sha256()
+        for key in sorted(self.model):
+            value = np.ascontiguousarray(self.model[key])
+            h.update(f"{key}\0{value.dtype.str}\0{value.shape}\0".encode())
+            h.update(value.tobytes())
+        return h.hexdigest()
+
+
+@dataclass
+class ImageList(Stored):
+    """The frozen image list of a run.
+
+    Attributes:
+        samples: the N images.
+        size: (N,) uint64 and crc32: (N,) uint32 of each file's bytes.
+        height, width: (N,) uint32 of each image as decoded, upright.
+        root: the folder, or the name of a built-in data set.
+        escaped: whether paths are percent-encoded.
+        pixels: (N, H, W, 3) uint8, or None where the files are decoded on every pass.
+        on_device: device name -> the pixels as a tensor there; a cache.
+    """
+
+    kind: ClassVar[str] = "ucl/images"
+    samples: Samples
+    size: NDArray[np.uint64]
+    crc32: NDArray[np.uint32]
+    height: NDArray[np.uint32]
+    width: NDArray[np.uint32]
+    root: str = ""
+    escaped: bool = False
+    pixels: NDArray[np.uint8] | None = None
+    on_device: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def title(self) -> str:
+        packed = "no pixels" if self.pixels is None else "{}x{} pixels packed".format(*self.pixels.shape[1:3])
+        return f"list of {len(self.samples)} images, {packed}"
+
+    def attrs(self) -> dict[str, Any]:
+        return {"root": self.root, "path-escaping": "percent" if self.escaped else "none"}
+
+    def arrays(self) -> Arrays:
+        found = {**_samples_arrays(self.samples), "/samples/size": self.size, "/samples/crc32": self.crc32,
+                 "/samples/height": self.height, "/samples/width": self.width}
+        return found if self.pixels is None else {**found, "/pixels": self.pixels}
+
+    def files(self) -> ImageSet:
+        """The list as what reads and decodes its files."""
+        from ucl.images import ImageSet
+
+        return ImageSet(self.samples.path, self.samples.status, self.size, self.crc32, self.root, self.pixels, self.height,
+                        self.width, self.escaped)
+
+    @classmethod
+    def made(cls, found: ImageSet) -> ImageList:
+        """From what was listed and read."""
+        return cls(Samples(found.paths, found.status), found.size, found.crc32, found.height, found.width, found.root,
+                   found.escaped, found.pixels)
+
+    @classmethod
+    def load(cls, file: OpenFile) -> ImageList:
+        """From an opened file; the pixels stay on disk and are mapped."""
+        samples = _read_samples(file)
+        if samples is None:
+            raise DataError(f"{file.name}: /samples/path: missing, expected the list of images")
+        names = ("size", "crc32", "height", "width")
+        missing = [n for n in names if f"/samples/{n}" not in file.names]
+        if missing:
+            raise DataError(f"{file.name}: /samples/{missing[0]}: missing, expected one number per image", "make the list again with ucl init")
+        size, crc32, height, width = (file.read(f"/samples/{n}") for n in names)
+        pixels = None
+        if "/pixels" in file.names:
+            pixels = file.mapped("/pixels") if hasattr(file, "mapped") else file.read("/pixels")
+        return cls(samples, size, crc32, height, width, str(file.attrs.get("root") or ""),
+                   file.attrs.get("path-escaping") == "percent", pixels, **_common(file))
+
+
+@dataclass
+class Evaluation(Stored):
+    """Measured numbers: (name, value, low, high, n, protocol) rows, low and high a 95 % interval or NaN."""
+
+    kind: ClassVar[str] = "ucl/evaluation"
+    rows: list[tuple[str, float, float, float, int, str]] = field(default_factory=list)
+    confusion: NDArray[np.int64] | None = None
+
+    METRICS: ClassVar[Any] = np.dtype([("name", "S32"), ("value", "<f8"), ("low", "<f8"), ("high", "<f8"),
+                                       ("n", "<i8"), ("protocol", "S64")])
+
+    def title(self) -> str:
+        return ", ".join(f"{r[0]} {r[1]:.4f}" for r in self.rows[:4])
+
+    def value(self, name: str) -> float:
+        """The value of metric ``name``."""
+        return next(r[1] for r in self.rows if r[0] == name)
+
+    def arrays(self) -> Arrays:
+        table = np.array([(r[0].encode(), *r[1:5], r[5].encode()) for r in self.rows], self.METRICS)
+        return {"/metrics": table} if self.confusion is None else {"/metrics": table, "/confusion": self.confusion}
+
+    @classmethod
+    def load(cls, file: OpenFile) -> Evaluation:
+        """From an opened file or stream."""
+        rows = [(r["name"].decode(), float(r["value"]), float(r["low"]), float(r["high"]), int(r["n"]),
+                 r["protocol"].decode()) for r in file.read("/metrics")]
+        confusion = file.read("/confusion") if "/confusion" in file.names else None
+        return cls(rows, confusion, **_common(file))
+
+
+ARTIFACTS: Mapping[str, type[Stored]] = {
+    cls.kind: cls for cls in (Features, Labels, Checkpoint, ImageList, Evaluation)}
+
+
+def replace(artifact: Any, **changes: Any) -> Any:
+    """The same artifact with some fields changed, its digest forgotten."""
+    return dataclasses.replace(artifact, digest="", **changes)

@@ -1,0 +1,50 @@
+"""ucl cluster: pseudo-labels from features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, StageOption, command
+
+HELP = "Cluster features into pseudo-labels: PCA, whitening, L2, k-means."
+EXAMPLE = "ucl extract | ucl cluster -k 10000 --pca 256 > labels.h5"
+
+
+@command("cluster", machine=True, seed=True)
+def main(features: Annotated[str | None, typer.Argument(metavar="[FEATURES]", help="Features; - is standard input.", show_default=False)] = None,
+         *, previous: Annotated[str | None, typer.Option("--previous", metavar="LABELS", help="The last labels, for --warm-start and the "
+                                                         "history. Default: the generation's.")] = None,
+         assign: Annotated[str | None, typer.Option("--assign", metavar="LABELS", help="No clustering: put each image in the nearest cluster "
+                                                    "of these labels.")] = None,
+         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+         given: dict[str, Any], common: Common) -> int:
+    """Cluster features."""
+    from pathlib import Path
+
+    from ucl.commands import session
+    from ucl.commands.labels import load_input, write_labels
+    from ucl.commands.streams import find_output
+    from ucl.run import perform
+    from ucl.rundir import RunDir
+    from ucl.store import load
+
+    run = RunDir.here()
+    where = find_output(output, run, "labels")
+    runtime = session.runtime_for(run, common, torch=False)
+    x, context = load_input(features, run, "features", common)
+    if assign:
+        from ucl.cluster import assign as nearest
+
+        reference = load(Path(assign), "ucl/labels")
+        labels = nearest(x, reference, context, threads=runtime.threads)
+        labels.provenance = reference.provenance
+        return write_labels("ucl cluster", labels, where, common, json_, force=force, run=run)
+    step = session.step_of(context, "cluster", stage, given)
+    context = session.with_flags(context, "cluster", given)
+    last = load(Path(previous), "ucl/labels") if previous else None
+    if last is None and run is not None and context.generation >= 0:
+        last = session.load_labels(run, context.generation)
+    made = perform(step, {"features": x, "previous": last}, context, runtime)
+    return write_labels("ucl cluster", made["labels"], where, common, json_, force=force, run=run)

@@ -1,0 +1,190 @@
+"""Making a run directory, for `init` and for the first start of `run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ucl import device
+from ucl.commands.console import Progress, clean, say
+from ucl.commands.options import Common, settings_table
+from ucl.context import Context
+from ucl.errors import OutputRefused, UsageError
+from ucl.formats.atomic import fsync_dir, write_bytes_atomic
+from ucl.keys import Key
+from ucl.methods.method import method_named, plan, plan_length
+from ucl.rundir import CONFIG, RunConfig, RunDir
+from ucl.settings import InitSettings, MachineSettings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks a new run directory to be; ``given`` are the fields that were really given."""
+
+    config: RunConfig
+    given: dict[str, Any]
+
+
+def request(method: str, images: str | None, files_from: str | None, assignments: list[str], epochs: int | None,
+            keep: str | None, precision: str | None, given: dict[str, Any], common: Common) -> Request:
+    """Check a command line before anything is read.
+
+    Raises:
+        UsageError: no images, an unknown method or setting, or a --keep that is no number.
+    """
+    method_named(method)
+    if images is None and files_from is None:
+        raise UsageError("no images: found neither IMAGES nor --files-from", "a folder, digits, or --files-from FILE")
+    if keep is not None and keep != "all" and not (keep.isdigit() and int(keep) > 0):
+        raise UsageError(f"--keep: found {keep!r}, wanted a number from 1, or all")
+    overrides = settings_table(assignments) | {f"init.{k}": str(v) for k, v in given.items()}
+    if epochs is not None:
+        overrides["plan.epochs"] = str(epochs)
+    stated: dict[str, Any] = {"method": method, "overrides": overrides}
+    stated |= {"images": _absolute(images)} if images is not None else {}
+    stated |= {"files_from": files_from} if files_from is not None else {}
+    machine = {"keep": keep, "precision": precision, "seed": common.seed, "threads": common.threads}
+    stated |= {k: v for k, v in machine.items() if v is not None}
+    chosen = MachineSettings().override({k: stated[k] for k in ("seed", "threads", "precision") if k in stated})
+    defaults = chosen.as_dict() | {"threads": chosen.threads or device.machine_threads()}
+    return Request(RunConfig(**(defaults | stated)), stated)
+
+
+def _absolute(images: str) -> str:
+    return images if images == "digits" else os.path.abspath(images)  # noqa: PTH100
+
+
+def settings_of(config: RunConfig) -> InitSettings:
+    """`init`'s settings: what was set by hand over what the method and the data ask for."""
+    source = "digits" if config.images == "digits" else ""
+    by_method = method_named(config.method).init(Context(source=source))
+    by_hand = {k.partition(".")[2]: v for k, v in config.overrides.items() if k.startswith("init.")}
+    return InitSettings().override(by_method).override(by_hand, "init")
+
+
+def create(asked: Request, where: str, common: Common, as_json: bool = False) -> RunDir:
+    """Make the run directory: whole or not at all.
+
+    Raises:
+        OutputRefused: something is there already.  DataError: unreadable images.
+    """
+    target = Path(where)
+    if target.is_symlink() or target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputRefused(f"{target}: exists already", "ucl run goes on with a run directory; a new one needs a new name")
+    started = time.monotonic()
+    config = asked.config
+    settings = settings_of(config)
+    context = Context(config.method, seed=config.seed, images=100, size=settings.size, overrides=config.overrides)
+    plan(context)
+    plan_length(context)
+    device.set_thread_variables(config.threads)
+    from ucl import models
+
+    models.known(settings.backbone)
+    images = read_images(config, settings, common)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    _make_parents(target)
+    try:
+        temporary.mkdir()
+        run = _fill(temporary, config, settings, images)
+        fsync_dir(temporary)
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+        fsync_dir(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    run = RunDir(target)
+    _summary(run, images, time.monotonic() - started, common, as_json)
+    return run
+
+
+def _make_parents(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def read_images(config: RunConfig, settings: InitSettings, common: Common) -> Any:
+    """The frozen image list: every file decoded once."""
+    from ucl.images import list_images, read_all
+
+    listing = list_images(config.images or None, files_from=config.files_from or None, follow_links=settings.follow_links,
+                          escape_names=settings.escape_names)
+    with Progress("ucl init", common) as progress:
+        made = read_all(listing, size=settings.size, pack=settings.pack, pack_budget=settings.pack_budget,
+                        on_error=settings.on_error, max_bad=settings.max_bad, workers=config.threads,
+                        max_pixels=settings.max_pixels, progress=lambda done, total: progress("init", done, total))
+    for row, reason in list(made.reasons.items())[:10] if not common.quiet else ():
+        say(f"ucl init: warning: {clean(made.paths[row].decode(errors='replace'))}: {reason}")
+    if len(made.reasons) > 10 and not common.quiet:
+        say(f"ucl init: warning: and {len(made.reasons) - 10} more; ucl view --bad names them all")
+    if listing.ignored and not common.quiet:
+        say(f"ucl init: {listing.ignored} files are no images by their names and were left out")
+    return made
+
+
+def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any) -> RunDir:
+    """Write images.h5, ucl.toml and generation 0 into a new folder."""
+    from ucl import models, store
+    from ucl.artifacts import Checkpoint, ImageList
+
+    images = ImageList.made(made)
+    source = "digits" if config.images == "digits" else ""
+    config = dataclasses.replace(config, n=made.n, size=settings.size, source=source, samples_digest=images.samples.digest)
+    context = Context(config.method, seed=config.seed, images=made.n, size=settings.size, source=source,
+                      samples_digest=images.samples.digest, overrides=config.overrides)
+    images.provenance = store.chain("init", settings.as_dict(), config.seed, [], "cpu", config.threads)
+    images.context = context
+    images.recipe = store.recipe(images.kind, "init", settings.as_dict(), config.seed, [])
+    with (folder / "images.h5").open("wb") as out:
+        store.save(images, out)
+        out.flush()
+        os.fsync(out.fileno())
+    write_bytes_atomic(folder / CONFIG, config.to_toml().encode())
+    (folder / "epochs").mkdir()
+    (folder / "work").mkdir()
+    key = Key(config.seed, stage="init")
+    net = models.build(settings.backbone, key)
+    tensors = {f"backbone.{k}": v for k, v in models.to_arrays(net).items()}
+    model = Checkpoint(tensors, config={"backbone": settings.backbone, "size": settings.size, "mean": list(settings.mean),
+                                        "std": list(settings.std)}, progress={"seed": config.seed, "world_size": 1},
+                       context=context, provenance=images.provenance)
+    model.recipe = store.recipe(model.kind, "init", settings.as_dict(), config.seed, [images])
+    run = RunDir(folder)
+    run.commit(0, {"model": model}, {"generation": 0, "images": made.n, "bad": len(made.reasons)})
+    return run
+
+
+def _summary(run: RunDir, made: Any, seconds: float, common: Common, as_json: bool) -> None:
+    packed = "not packed" if made.pixels is None else f"packed at {made.pixels.shape[1]} px"
+    facts = {"schema": "ucl.init/1", "directory": str(run.path), "images": made.n, "bad": len(made.reasons), "packed": packed,
+             "method": run.config.method, "epochs": plan_length(run.context()), "seconds": round(seconds, 2)}
+    if as_json:
+        say(json.dumps(facts))
+    elif not common.quiet:
+        say(f"ucl init: {run.path}: {made.n} images ({len(made.reasons)} unreadable), {packed}; {facts['method']}, "
+            f"{facts['epochs']} epochs; {seconds:.1f} s")
+
+
+def same_or_refuse(asked: Request, run: RunDir) -> None:
+    """Refuse to go on in a directory that was made with other settings than the command line names.
+
+    Raises:
+        UsageError: naming the field, what is there and what was asked for.
+    """
+    there = run.config
+    for name, wanted in asked.given.items():
+        if name == "overrides":
+            for key, value in wanted.items():
+                if there.overrides.get(key) != value:
+                    raise UsageError(f"{run.path}: {key}: the run has {there.overrides.get(key, 'its default')}, asked for {value}",
+                                     f"leave it out to go on, or change {run.path / CONFIG} on purpose")
+        elif getattr(there, name) != wanted:
+            raise UsageError(f"{run.path}: {name}: the run has {getattr(there, name)}, asked for {wanted}",
+                             "leave it out to go on, or give another -o DIR")

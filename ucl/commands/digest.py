@@ -1,0 +1,27 @@
+"""ucl digest: what a file holds, in one word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ucl.commands.options import Common, command
+
+HELP = "Print the content digest: equal content, equal digest, whoever wrote it when and where."
+EXAMPLE = "ucl digest epochs/*/model.h5"
+
+
+@command()
+def main(files: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", help="Files; - or none: standard input.", show_default=False)] = None,
+         *, common: Common) -> int:
+    """Print content digests, computed from the bytes and not merely read from the file."""
+    from ucl.commands.console import clean
+    from ucl.formats.reader import open_artifact
+
+    for name in files or ["-"]:
+        with open_artifact(0 if name == "-" else Path(name), name="stdin" if name == "-" else name) as file:
+            digest = file.compute_digest()
+        typer.echo(f"{digest}  {clean(name)}")
+    return 0

@@ -1,0 +1,107 @@
+"""ucl evaluate: how good are clusters or features, by true classes.  The only place where truth enters."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, command
+from ucl.commands.targets import TargetsOption
+
+HELP = "Measure clusters or features against true classes: clusters, knn."
+EXAMPLE = "ucl evaluate knn"
+PARTS = {"clusters": "Compare pseudo-labels with true classes: ACC, purity, NMI, AMI, ARI.",
+         "knn": "Classify each image by its nearest neighbours: leave-one-out, or a test set."}
+PART_EXAMPLES = {"clusters": "ucl extract --model model.h5 | ucl cluster -k 10 | ucl evaluate clusters",
+                 "knn": "ucl evaluate knn --test photos/test"}
+
+
+@command()
+def clusters(labels: Annotated[str | None, typer.Argument(metavar="[LABELS]", help="Labels; - is standard input.", show_default=False)] = None,
+             *, targets: TargetsOption = None, output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+             common: Common) -> int:
+    """Compare pseudo-labels with true classes."""
+    from ucl.commands import session
+    from ucl.commands.streams import find_input, stdin_is_data
+    from ucl.errors import DataError
+    from ucl.evaluate.clusters import evaluate_clusters
+    from ucl.rundir import RunDir
+    from ucl.store import load
+    from ucl.targets import true_classes
+
+    run = RunDir.here()
+    session.runtime_for(run, common, torch=False)
+    if labels is None and run is not None and not stdin_is_data():
+        found = session.load_kept(run.file(run.newest, "labels"), "ucl/labels")
+    else:
+        source, name = find_input(labels, run, "labels")
+        found = load(source, "ucl/labels", name)
+    samples = found.samples
+    if samples is None:
+        if run is None:
+            raise DataError("labels: no /samples/path, so no image names", "work in the run directory they belong to")
+        samples = session.load_images(run).samples
+        if len(samples) != len(found.labels):
+            raise DataError(f"labels: {len(found.labels)} rows, the run directory has {len(samples)} images")
+    _, truth = true_classes(samples, targets)
+    return _show(evaluate_clusters(found.labels, truth), output, json_, force=force)
+
+
+@command("evaluate-knn", machine=True)
+def knn(features: Annotated[str | None, typer.Argument(metavar="[FEATURES]", help="Features; - is standard input. Default in a run directory: "
+                                                       "the newest model's.", show_default=False)] = None, *,
+        test: Annotated[str | None, typer.Option("--test", metavar="FOLDER|FEATURES", help="Test images (in a run directory) or their "
+                                                 "features. Default: leave one out.")] = None,
+        targets: TargetsOption = None,
+        test_targets: Annotated[str | None, typer.Option("--test-targets", metavar="FILE", help="As --targets, for --test.")] = None,
+        output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+        given: dict[str, Any], common: Common) -> int:
+    """Classify by nearest neighbours."""
+    from ucl.commands import session
+    from ucl.commands.evaluation import knn_inputs, truth_of
+    from ucl.commands.streams import stdin_is_data
+    from ucl.evaluate.knn import evaluate_knn
+    from ucl.rundir import RunDir
+    from ucl.settings import KnnSettings
+    from ucl.targets import join
+
+    run = RunDir.here()
+    from_run = features is None and run is not None and not stdin_is_data()
+    runtime = session.runtime_for(run, common, torch=from_run)
+    train, tested = knn_inputs(run, features, test, from_run, common, runtime)
+    settings = KnnSettings().override(given)
+    if tested is None:
+        return _show(evaluate_knn(train, truth_of(train, targets)[1], settings, test=None, threads=runtime.threads), output, json_, force=force)
+    a, b = join(truth_of(train, targets), truth_of(tested, test_targets))
+    return _show(evaluate_knn(train, a, settings, test=(tested, b), threads=runtime.threads), output, json_, force=force)
+
+
+def _show(found: Any, output: str | None, as_json: bool, *, force: bool) -> int:
+    from ucl.commands.streams import open_output
+    from ucl.store import save
+
+    if output is not None:
+        with open_output(output, force=force) as out:
+            save(found, out)
+    if as_json:
+        rows = {r[0]: {"value": r[1], "low": _number(r[2]), "high": _number(r[3]), "n": r[4], "protocol": r[5]} for r in found.rows}
+        typer.echo(json.dumps({"schema": "ucl.evaluation/1", "metrics": rows}, sort_keys=True))
+    elif output is None or output != "-":
+        for name, value, low, high, n, protocol in found.rows:
+            interval = f"  [{low:.4f}, {high:.4f}]" if low == low else ""
+            shown = f"{value:.4f}" if not float(value).is_integer() or abs(value) <= 1 else f"{value:.0f}"
+            typer.echo(f"{name:<18} {shown:>8}{interval}  n={n}  {protocol}")
+    return 0
+
+
+def _number(x: float) -> float | None:
+    return x if x == x else None
+
+
+def subcommands() -> dict[str, tuple[Any, str, str]]:
+    """Part -> (function, help, example)."""
+    return {name: (globals()[name], PARTS[name], PART_EXAMPLES[name]) for name in PARTS}
+
+

@@ -1,0 +1,131 @@
+"""What to extract from what, and features on their way out while they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ucl import device
+from ucl.commands import session
+from ucl.commands.console import Progress, say
+from ucl.commands.create import read_images
+from ucl.commands.options import Common, one_of
+from ucl.commands.streams import open_output
+from ucl.context import Context
+from ucl.errors import UsageError
+from ucl.keys import Key
+from ucl.methods.method import Step
+from ucl.rundir import RunConfig, RunDir
+from ucl.run import begin, sign
+from ucl.settings import InitSettings
+
+
+def sources(run: RunDir | None, images: str | None, files_from: str | None, model: str | None, backbone: str | None,
+            settings: dict[str, Any], common: Common, runtime: device.Runtime) -> tuple[Any, Any, Context]:
+    """(image list, checkpoint, context) of an extraction.
+
+    Nothing explicit in a run directory: the next turn of its plan.  Anything explicit stands beside the plan.
+
+    Raises:
+        UsageError: nothing says what to extract, or with what.  PlanFinished: the plan has no next turn.
+    """
+    one_of("--model and --backbone", model, backbone)
+    explicit = images is not None or files_from is not None or model is not None or backbone is not None
+    if run is not None and not explicit:
+        context = run.next_turn()
+        return session.load_images(run), session.load_model(run, context.generation), context
+    if run is None and (images is None and files_from is None):
+        raise UsageError("no images: found no run directory and no IMAGES", "ucl extract IMAGES --model CKPT, or cd into a run directory")
+    if run is None and not (model or backbone):
+        raise UsageError("no model: found no run directory and neither --model nor --backbone",
+                         "--model CKPT, or --backbone NAME for an untrained network")
+    from ucl.store import load
+
+    if backbone:
+        checkpoint = untrained(backbone, settings.get("size"), common.seed or 0)
+    elif model:
+        checkpoint = load(Path(model), "ucl/checkpoint")
+    else:
+        assert run is not None
+        checkpoint = session.load_model(run, run.newest)
+    if images is None and files_from is None:
+        assert run is not None
+        image_list = session.load_images(run)
+    else:
+        image_list = open_images(images, files_from, checkpoint, settings, common, runtime)
+    context = Context(seed=common.seed or 0, images=len(image_list.samples), samples_digest=image_list.samples.digest)
+    return image_list, checkpoint, context
+
+
+def untrained(backbone: str, size: int | None, seed: int) -> Any:
+    """A checkpoint of an untrained backbone, drawn as `init` draws it."""
+    from ucl import models
+    from ucl.artifacts import Checkpoint
+
+    models.known(backbone)
+    net = models.build(backbone, Key(seed, stage="init"))
+    settings = InitSettings(backbone=backbone, size=size or models.BACKBONES[backbone].size)
+    return Checkpoint({f"backbone.{k}": v for k, v in models.to_arrays(net).items()},
+                      config={"backbone": backbone, "size": settings.size, "mean": list(settings.mean), "std": list(settings.std)},
+                      progress={"seed": seed})
+
+
+def open_images(images: str | None, files_from: str | None, checkpoint: Any, settings: dict[str, Any], common: Common,
+                runtime: device.Runtime) -> Any:
+    """An image list: an images.h5, or a folder or list that is read now at the checkpoint's view size."""
+    from ucl.artifacts import ImageList
+    from ucl.store import load
+
+    if images is not None and Path(images).is_file():
+        return load(Path(images), "ucl/images")
+    config = RunConfig("", images=images or "", files_from=files_from or "", threads=runtime.threads)
+    made = read_images(config, InitSettings(size=int(checkpoint.config["size"])).override(
+        {k: v for k, v in settings.items() if k != "size"}), common)
+    return ImageList.made(made)
+
+
+def write_features(step: Step, images: Any, model: Any, context: Context, runtime: device.Runtime, where: str,
+                   common: Common, *, force: bool, run: RunDir | None) -> None:
+    """Extract, and write each batch as it comes; memory does not grow with the number of images."""
+    import numpy as np
+
+    from ucl.extract import extract
+    from ucl.formats.writer import ArtifactWriter
+
+    context, inputs, _ = begin(step, {"images": images, "model": model}, context, runtime)
+    inputs = inputs or [images, model]
+    with Progress("ucl extract", common) as progress:
+        stream = extract(images, model, step.settings, context, runtime, progress)  # type: ignore[arg-type]
+        head = sign(stream.head, step, inputs, context, runtime)
+        attrs = head.root_attrs() | {"title": f"{stream.d}-d features of {stream.n} images ({stream.head.model})"}
+        path = images.samples.path
+        specs = {"/features": ((stream.n, stream.d), np.dtype("<f4")), "/samples/path": (path.shape, path.dtype),
+                 "/samples/status": ((stream.n,), np.dtype("u1"))}
+        with open_output(where, force=force, run=run) as out:
+            writer = ArtifactWriter(out, head.kind, attrs, specs, head.provenance)
+            for name in writer.order:
+                if name == "/features":
+                    for block in stream.blocks:
+                        writer.write(name, block)
+                elif name == "/samples/path":
+                    writer.write(name, path)
+                elif name == "/samples/status":
+                    writer.write(name, stream.status)
+            writer.finish()
+    bad = int((stream.status != 0).sum())
+    if not common.quiet:
+        say(f"ucl extract: {stream.n} x {stream.d} features" + (f", {bad} rows bad" if bad else "") + (f" in {where}" if where != "-" else ""))
+
+
+def features_now(run: RunDir, common: Common, runtime: device.Runtime, images: Any = None, model: Any = None) -> Any:
+    """Features of a run's newest model in memory, for evaluation; no plan is asked."""
+    from ucl.extract import extract
+    from ucl.methods.method import step_for
+
+    context = dataclasses.replace(run.context(), stage="extract")
+    settings: Any = step_for(context, "extract").settings
+    images = images if images is not None else session.load_images(run)
+    model = model if model is not None else session.load_model(run, run.newest)
+    with Progress("ucl evaluate", common) as progress:
+        return extract(images, model, settings, context, runtime, progress).collect()

@@ -1,0 +1,115 @@
+"""`run --dry-run`: the plan as shell lines, with memory and time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from ucl.commands.create import Request, settings_of
+from ucl.commands.options import Common, flags_of
+from ucl.context import Context
+from ucl.methods.method import Step, plan, plan_length
+from ucl.rundir import RunConfig, RunDir
+from ucl.settings import InitSettings
+
+
+def forecast(run: RunDir | None, asked: Request | None, common: Common, toml: bool) -> list[str]:
+    """The lines of a dry run; opens no GPU and decodes no image."""
+    if run is not None:
+        context, config = run.context(), run.config
+    else:
+        assert asked is not None
+        config = _counted(asked.config)
+        context = Context(config.method, seed=config.seed, images=config.n, size=config.size, source=config.source,
+                          overrides=config.overrides)
+    init = settings_of(config)
+    steps, total = plan(context), plan_length(context)
+    if toml:
+        return _toml(config, steps, init)
+    left = max(total - context.epoch, 0)
+    lines = [f"# {config.method}: {config.n} images at {config.size} px, {init.backbone}; epoch {context.epoch} of {total}, "
+             f"{config.threads} threads, seed {config.seed}"]
+    if run is None:
+        assert asked is not None
+        lines.append(f"ucl init {config.method} {asked.config.images or '--files-from ' + asked.config.files_from} -o DIR && cd DIR")
+    lines += ["until ucl status --done; do", "    " + " | ".join(shell_line(step) for step in steps) + " || exit", "done"]
+    if not left:
+        lines.append("# the plan is done")
+    return [*lines, *_costs(run, config, init, steps, left)]
+
+
+def shell_line(step: Step) -> str:
+    """A step as the command that performs it, with the settings that differ from the verb's own defaults."""
+    words = ["ucl", step.verb]
+    for field in dataclasses.fields(step.settings):
+        value = getattr(step.settings, field.name)
+        if value == field.default:
+            continue
+        flags = flags_of(field)[0].split("/")
+        if isinstance(value, bool):
+            words.append(flags[0] if value else flags[-1])
+        else:
+            words += [flags[0], ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value}"]
+    return " ".join(words)
+
+
+def _counted(config: RunConfig) -> RunConfig:
+    from ucl.images import list_images
+
+    init = settings_of(config)
+    listing = list_images(config.images or None, files_from=config.files_from or None, follow_links=init.follow_links,
+                          escape_names=init.escape_names)
+    return dataclasses.replace(config, n=len(listing.paths), size=init.size, source="digits" if config.images == "digits" else "")
+
+
+def _costs(run: RunDir | None, config: RunConfig, init: InitSettings, steps: list[Step], left: int) -> list[str]:
+    """Memory from the sizes of what is held; time from the epochs already done here."""
+    from ucl import models
+
+    n, dim = config.n, models.BACKBONES[init.backbone].dim
+    features = n * dim * 4
+    pixels = n * config.size * config.size * 3
+    pixels = pixels if pixels <= init.pack_budget else 0
+    cluster: Any = next((s.settings for s in steps if s.verb == "cluster"), None)
+    copies = 3 if cluster is not None and cluster.pca else 2
+    lines = [f"# memory: {_bytes(features)} of features, x {copies} while they are clustered; {_bytes(pixels)} of packed pixels "
+             f"({'images.h5, mapped' if pixels else 'images are decoded on every pass'})",
+             f"# disk: {_bytes(pixels + features)} for images.h5 and, if kept, one epoch's features"]
+    seconds = [m["seconds"] for m in (run.metrics() if run is not None else []) if "seconds" in m]
+    trained = [m["seconds_train"] for m in (run.metrics() if run is not None else []) if "seconds_train" in m]
+    if seconds or trained:
+        each = sum(seconds[-5:]) / len(seconds[-5:]) if seconds else 1.5 * sum(trained[-5:]) / len(trained[-5:])
+        lines.append(f"# time: {each:.1f} s an epoch as measured here, {_duration(each * left)} for the {left} left")
+    else:
+        per_image = models.BACKBONES[init.backbone].cpu_seconds * (config.size / 32) ** 2
+        each = per_image * n * 2 / max(config.threads, 1)
+        lines.append(f"# time: about {each:.0f} s an epoch on a CPU of {config.threads} threads, {_duration(each * left)} for {left} "
+                     "(a rule of thumb; measured after the first epoch)")
+    return lines
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _toml(config: RunConfig, steps: list[Step], init: InitSettings) -> list[str]:
+    """Every effective setting, as tables that ucl.toml would take."""
+    lines = [line for line in dataclasses.replace(config, overrides={}).to_toml().splitlines() if not line.startswith("#")]
+    for name, settings in [("init", init), *((s.verb, s.settings) for s in steps)]:
+        lines += ["", f"[{name}]"]
+        for key, value in settings.as_dict().items():
+            if value is not None:
+                lines.append(f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
+    return lines
+
+

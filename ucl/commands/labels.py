@@ -1,0 +1,51 @@
+"""Loading what a stage of a pipe reads, and writing the labels it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from ucl.commands import session
+from ucl.commands.console import say
+from ucl.commands.options import Common
+from ucl.commands.streams import find_input, open_output
+from ucl.context import Context
+from ucl.rundir import RunDir
+
+
+def load_input(given: str | None, run: RunDir | None, what: str, common: Common) -> tuple[Any, Context]:
+    """(artifact, context) of a stage's input: a file, a stream, or the run directory's work/.
+
+    Raises:
+        DataError: not whole, not of this kind, stale, or of another run directory.
+    """
+    from ucl.store import load
+
+    source, name = find_input(given, run, what)
+    artifact = load(source, f"ucl/{what}", name)
+    context = session.context_of(artifact, run, common)
+    if run is not None and context.method:
+        if given is None and source != 0:
+            session.fresh(run, context, name, piped=False)
+        else:
+            run.check(dataclasses.replace(context, generation=-1), name)
+    return artifact, context
+
+
+def write_labels(command: str, labels: Any, where: str, common: Common, as_json: bool, *, force: bool,
+                 run: RunDir | None) -> int:
+    """Write labels and say in one line what they are."""
+    from ucl.store import save
+
+    with open_output(where, force=force, run=run) as out:
+        save(labels, out)
+    info = labels.info
+    if as_json:
+        say(json.dumps({"schema": "ucl.labels/1", "k": labels.k, "images": len(labels.labels),
+                        "labelled": int((labels.labels >= 0).sum()), **info}, sort_keys=True))
+    elif not common.quiet:
+        extra = ", ".join(f"{k.replace('_', ' ')} {info[k]:.6g}" if isinstance(info[k], float) else f"{k.replace('_', ' ')} {info[k]}"
+                          for k in ("objective", "empty", "cut_by_distance", "dissolved") if k in info)
+        say(f"{command}: {labels.title()}" + (f"; {extra}" if extra else "") + (f"; in {where}" if where != "-" else ""))
+    return 0

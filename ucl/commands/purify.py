@@ -1,0 +1,33 @@
+"""ucl purify: which pseudo-labels are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, StageOption, command
+
+HELP = "Purify pseudo-labels: keep each cluster's nearest members, dissolve small clusters."
+EXAMPLE = "ucl purify --keep-nearest 0.7 labels.h5 -o pure.h5"
+
+
+@command("purify")
+def main(labels: Annotated[str | None, typer.Argument(metavar="[LABELS]", help="Labels; - is standard input.", show_default=False)] = None, *,
+         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+         given: dict[str, Any], common: Common) -> int:
+    """Purify labels."""
+    from ucl.commands import session
+    from ucl.commands.labels import load_input, write_labels
+    from ucl.commands.streams import find_output
+    from ucl.run import perform
+    from ucl.rundir import RunDir
+
+    run = RunDir.here()
+    where = find_output(output, run, "labels")
+    runtime = session.runtime_for(run, common, torch=False)
+    found, context = load_input(labels, run, "labels", common)
+    step = session.step_of(context, "purify", stage, given)
+    context = session.with_flags(context, "purify", given)
+    made = perform(step, {"labels": found}, context, runtime)
+    return write_labels("ucl purify", made["labels"], where, common, json_, force=force, run=run)

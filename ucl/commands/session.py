@@ -1,0 +1,114 @@
+"""What commands of a run directory share: the machine, the context of the next turn, and the generation it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from ucl import device
+from ucl.commands.options import Common
+from ucl.context import Context
+from ucl.errors import DataError, InputMissing, OutputRefused
+from ucl.methods.method import Step, step_for
+from ucl.rundir import RunDir
+
+log = logging.getLogger("ucl.session")
+
+
+def threads_for(run: RunDir | None, common: Common) -> int:
+    """Threads to use: those init recorded (another number warns), else those asked for, else the machine's.
+
+    Also tells libraries that are not yet loaded.
+    """
+    threads = common.threads or (run.config.threads if run else 0) or device.machine_threads()
+    if run and run.config.threads != threads:
+        log.warning("%d threads, the run directory was made with %d: results may differ in their last bits", threads, run.config.threads)
+    device.set_thread_variables(threads)
+    return threads
+
+
+def runtime_for(run: RunDir | None, common: Common, *, torch: bool) -> device.Runtime:
+    """The machine: device, threads, precision.  Without ``torch`` the device is the CPU and torch is not imported."""
+    threads = threads_for(run, common)
+    precision = run.config.precision if run else "float32"
+    return device.resolve((common.device or "auto") if torch else "cpu", threads, precision)
+
+
+def with_flags(context: Context, verb: str, given: dict[str, Any]) -> Context:
+    """The context with the command line's settings noted, so that files say what was set by hand."""
+    if not given:
+        return context
+    noted = {f"{verb}.{k}": ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in given.items()}
+    return dataclasses.replace(context, overrides=context.overrides | noted)
+
+
+def step_of(context: Context, verb: str, stage: str, given: dict[str, Any]) -> Step:
+    """The step a command stands for (see `methods.method.step_for`)."""
+    return step_for(context, verb, stage, given)
+
+
+def context_of(artifact: Any, run: RunDir | None, common: Common) -> Context:
+    """The context a stage works in: its input's; the newest generation's where a stage of somebody's own dropped it.
+
+    Raises:
+        DataError: the input does not belong to the run directory.
+    """
+    context: Context = artifact.context
+    if context.method:
+        return context if common.seed is None else dataclasses.replace(context, seed=common.seed)
+    if run is not None:
+        samples = artifact.samples.digest if artifact.samples is not None else ""
+        run.check(dataclasses.replace(context, samples_digest=samples), "input")
+        return run.next_turn()
+    return dataclasses.replace(context, seed=common.seed if common.seed is not None else context.seed)
+
+
+def fresh(run: RunDir, context: Context, where: str, *, piped: bool) -> None:
+    """Refuse input made for a generation that is no longer the newest.
+
+    Raises:
+        OutputRefused: from a pipe: another process committed first.  DataError: from a file: it is stale.
+    """
+    run.check(context, where)
+    newest = run.newest
+    if context.generation < 0 or context.generation == newest:
+        if context.generation_digest and context.generation_digest != run.context(newest).generation_digest:
+            raise DataError(f"{where}: made from another model of generation {newest} than this directory's",
+                            "make it again here")
+        return
+    if piped:
+        raise OutputRefused(f"{where}: made for generation {context.generation}, but {newest} is committed: another process was first",
+                            "run the same line again: it goes on from there")
+    raise DataError(f"{where}: stale: made for generation {context.generation}, the newest is {newest}",
+                    "make it again: ucl extract, ucl cluster")
+
+
+def load_model(run: RunDir, generation: int) -> Any:
+    """The model of a generation."""
+    return load_kept(run.file(generation, "model"), "ucl/checkpoint")
+
+
+def load_labels(run: RunDir, generation: int) -> Any:
+    """The labels of a generation, or None where it has none (the untrained model's)."""
+    path = run.file(generation, "labels")
+    return load_kept(path, "ucl/labels") if path.exists() else None
+
+
+def load_images(run: RunDir) -> Any:
+    """The frozen image list of a run directory."""
+    return load_kept(run.path / "images.h5", "ucl/images")
+
+
+def load_kept(path: Path, kind: str) -> Any:
+    """An artifact that a run directory ought to have.
+
+    Raises:
+        InputMissing: it is gone.
+    """
+    from ucl.store import load
+
+    if not path.exists():
+        raise InputMissing(f"{path}: missing from the run directory", "--keep keeps more generations")
+    return load(path, kind)

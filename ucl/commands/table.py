@@ -1,0 +1,97 @@
+"""Artifacts as tables of rows, for `view`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ucl.artifacts import FLAGS, STATUS
+from ucl.commands.streams import stdin_is_data
+from ucl.errors import UsageError
+from ucl.rundir import RunDir
+
+Table = dict[str, NDArray[Any]]
+
+
+def table_of(file: str | None) -> Table:
+    """The rows of a file, or of the run directory's newest labels.
+
+    Raises:
+        UsageError: nothing to show.
+    """
+    from ucl.formats.reader import open_artifact
+
+    source: Path | int
+    if file == "-" or (file is None and stdin_is_data()):
+        source, name = 0, "stdin"
+    elif file is not None:
+        source, name = Path(file), file
+    else:
+        run = RunDir.here()
+        if run is None:
+            raise UsageError("no FILE, and this is no run directory")
+        source = run.file(run.newest, "labels") if run.newest else run.path / "images.h5"
+        name = str(source)
+    with open_artifact(source, name=name) as opened:
+        table = _rows(opened)
+        if source == 0:
+            opened.drain()
+    return table
+
+
+def _rows(file: Any) -> Table:
+    """Columns of whatever the file holds, in reading order."""
+    found: Table = {}
+    if "/metrics" in file.names:
+        metrics = file.read("/metrics")
+        return {str(name): metrics[name] for name in metrics.dtype.names}
+    for path in file.names:  # in the order of the file, so that a stream can be read
+        name = path.rsplit("/", 1)[-1]
+        if path in ("/labels", "/flag", "/distance", "/score", "/weight", "/samples/path", "/samples/status", "/samples/size", "/samples/crc32"):
+            found[{"labels": "label"}.get(name, name)] = file.read(path)
+    if not found:
+        raise UsageError(f"{file.name}: {file.kind} has no rows to list", "ucl info describes it")
+    n = len(next(iter(found.values())))
+    for name, words in (("status", STATUS), ("flag", FLAGS)):
+        if name in found:
+            found[name] = np.array([w.encode() for w in words])[np.minimum(found[name], len(words) - 1)]
+    first = [c for c in ("path", "label", "distance", "flag") if c in found]
+    ordered = {"row": np.arange(n), **{c: found[c] for c in first}}
+    if "score" in found and np.isnan(found["score"]).all():
+        del found["score"]
+    return ordered | {c: v for c, v in found.items() if c not in ordered}
+
+
+def select(table: Table, columns: str | None, cluster: int | None, bad: bool, rows: str | None, head: int | None,
+           sort: str | None) -> Table:
+    """The rows and columns asked for.
+
+    Raises:
+        UsageError: an unknown column, or rows that read not as A:B.
+    """
+    n = len(next(iter(table.values())))
+    keep = np.arange(n)
+    if rows is not None:
+        a, mark, b = rows.partition(":")
+        if not mark or (a and not a.isdigit()) or (b and not b.isdigit()):
+            raise UsageError(f"--rows: found {rows!r}, wanted A:B")
+        keep = keep[int(a or 0):int(b) if b else n]
+    if cluster is not None:
+        keep = keep[_column(table, "label")[keep] == cluster]
+    if bad:
+        keep = keep[_column(table, "status")[keep] != b"OK"]
+    if sort is not None:
+        keep = keep[np.argsort(_column(table, sort)[keep], kind="stable")]
+    if head is not None:
+        keep = keep[:max(head, 0)]
+    names = columns.split(",") if columns else list(table)
+    return {name: _column(table, name)[keep] for name in names}
+
+
+def _column(table: Table, name: str) -> NDArray[Any]:
+    if name not in table:
+        raise UsageError(f"no column {name!r}", "columns: " + ", ".join(table))
+    return table[name]

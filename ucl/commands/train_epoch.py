@@ -1,0 +1,30 @@
+"""ucl train-epoch: one epoch on pseudo-labels; in a run directory it commits the next generation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, StageOption, command
+
+HELP = "Train one epoch on pseudo-labels; in a run directory, commit the next generation."
+EXAMPLE = "ucl extract | ucl cluster -k 100 | ucl train-epoch"
+
+
+@command("train-epoch", machine=True, seed=True)
+def main(labels: Annotated[str | None, typer.Argument(metavar="[LABELS]", help="Labels; - is standard input.", show_default=False)] = None, *,
+         images: Annotated[str | None, typer.Option("--images", metavar="IMAGES", help="images.h5, folder or digits. Default: the run "
+                                                    "directory's.")] = None,
+         model: Annotated[str | None, typer.Option("--model", metavar="CKPT", help="Checkpoint to go on from. Default: the generation's.")] = None,
+         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+         given: dict[str, Any], common: Common) -> int:
+    """Train one epoch."""
+    from ucl.commands import session, training
+    from ucl.rundir import RunDir
+
+    run = RunDir.here()
+    runtime = session.runtime_for(run, common, torch=True)
+    if run is not None and not (images or model):
+        return training.commit_epoch(run, labels, stage, output, given, common, runtime, json_, force=force)
+    return training.loose_epoch(run, labels, images, model, output, given, common, runtime, json_, force=force)

@@ -1,0 +1,1 @@
+"""`ucl evaluate`: measured numbers.  The only place where the truth is read; nothing here chooses a model."""

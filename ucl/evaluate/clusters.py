@@ -1,0 +1,76 @@
+"""`ucl evaluate clusters`: pseudo-labels against true classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ucl.agreement import nmi
+from ucl.artifacts import Evaluation
+from ucl.context import Context
+from ucl.errors import DataError
+
+
+def evaluate_clusters(labels: NDArray[np.int32], truth: NDArray[np.int64], *,
+                      context: Context | None = None) -> Evaluation:
+    """ACC, purity, NMI, AMI and ARI of labels against classes.
+
+    Rows without a label or without a class take no part and are counted.  Memory: the table (K, C) int64; ACC
+    costs what `scipy.optimize.linear_sum_assignment` does on it.
+
+    Args:
+        labels: labels (N,), -1 = in no cluster.
+        truth: classes (N,), -1 = unknown.
+        context: where in a plan the labels were made.
+
+    Returns:
+        ``acc_one_to_one``: each class is given at most one cluster, the best matching; members of clusters
+        that are given to none count as wrong.  ``purity``: each cluster is given its most frequent class.
+        ``nmi_arithmetic``, ``nmi_geometric``, ``ami``, ``ari``; ``clusters``: those with members among the
+        rows; ``unlabelled`` and ``unknown``: rows left out.  The confusion table is (K, C), clusters by
+        classes.
+
+    Raises:
+        DataError: other lengths, or no row that has both a label and a class.
+    """
+    if labels.shape != truth.shape or labels.ndim != 1:
+        raise DataError(f"targets: {truth.shape} rows, expected {labels.shape} as in /labels",
+                        "give one class for every image of the list")
+    use = (labels >= 0) & (truth >= 0)
+    n = int(use.sum())
+    if not n:
+        raise DataError(f"none of {len(labels)} images has both a label and a class",
+                        "give labels and classes of the same images")
+    y, t = labels[use].astype(np.int64), truth[use].astype(np.int64)
+    table = _table(y, t)
+    rows = [(name, value, math.nan, math.nan, n, protocol) for name, value, protocol in _scores(y, t, table)]
+    counts = (("clusters", (table.sum(axis=1) > 0).sum(), n), ("unlabelled", (labels < 0).sum(), len(labels)),
+              ("unknown", ((truth < 0) & (labels >= 0)).sum(), len(labels)))
+    rows += [(name, float(value), math.nan, math.nan, of, "count") for name, value, of in counts]
+    return Evaluation(rows, table, context=context or Context())
+
+
+def _table(y: NDArray[np.int64], t: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts (K, C) of cluster and class."""
+    k, c = int(y.max()) + 1, int(t.max()) + 1
+    return np.bincount(y * c + t, minlength=k * c).reshape(k, c).astype(np.int64)
+
+
+def _scores(y: NDArray[np.int64], t: NDArray[np.int64],
+            table: NDArray[np.int64]) -> list[tuple[str, float, str]]:
+    """(name, value, protocol) of every score."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+
+    n = len(y)
+    full = table[table.sum(axis=1) > 0]
+    match = full[linear_sum_assignment(full, maximize=True)].sum()
+    arithmetic, geometric = nmi(y, t)
+    return [("acc_one_to_one", float(match) / n, "Hungarian, one cluster per class at most"),
+            ("purity", float(full.max(axis=1).sum()) / n, "many clusters to one class"),
+            ("nmi_arithmetic", arithmetic, "I / mean(H, H)"),
+            ("nmi_geometric", geometric, "I / sqrt(H H), as DeepCluster"),
+            ("ami", float(adjusted_mutual_info_score(t, y)), "scikit-learn, arithmetic"),
+            ("ari", float(adjusted_rand_score(t, y)), "scikit-learn")]

@@ -1,0 +1,122 @@
+"""`ucl evaluate knn`: weighted nearest neighbours on frozen features, the cheap monitor of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ucl.artifacts import Evaluation, Features
+from ucl.errors import DataError
+from ucl.kmeans import faiss_threads
+from ucl.pca import unit_rows, usable_rows
+from ucl.settings import KnnSettings
+
+log = logging.getLogger(__name__)
+
+QUERIES = 4096
+"""Queries searched at a time: memory is bounded, progress can be interrupted."""
+
+
+def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSettings, *,
+                 test: tuple[Features, NDArray[np.int64]] | None = None, threads: int) -> Evaluation:
+    """Share of images whose class the neighbours vote for.
+
+    The k nearest by cosine s vote with exp(s / tau) each; of classes with equal votes the lowest wins (Wu et
+    al. 2018; SeLa: k = 50, tau = 0.1).  Without ``test`` every image is left out in its turn: it is excluded
+    by its row, so copies of it elsewhere do vote.  Rows that are not OK or of unknown class neither vote nor
+    are counted.
+    Memory: two copies of each set at most, and votes (4,096, C) float64; the search is faiss' matrix product.
+
+    Args:
+        features: (N, D) float32 of the images that vote.
+        truth: their classes (N,), -1 = unknown.
+        settings: what `ucl evaluate knn --help` lists.
+        test: features and classes of the images that are asked about; None = leave one out.
+        threads: faiss' threads.
+
+    Returns:
+        ``knn_top1`` with its 95 % Wilson interval, and the number of rows left out.
+
+    Raises:
+        DataError: classes of another length, features of other dimensions, a usable row that is not finite,
+            or fewer than one voter for each image.
+    """
+    x, y, out = _labelled(features, truth)
+    protocol = "leave-one-out"
+    queries, classes = x, y
+    if test is not None:
+        queries, classes, more = _labelled(*test)
+        out, protocol = out + more, "train/test"
+        if queries.shape[1] != x.shape[1]:
+            raise DataError(f"/features: {queries.shape[1]} dimensions, expected {x.shape[1]} as in the "
+                            "images that vote", "use features of the same layer of the same model")
+    k = min(settings.neighbors, len(x) - (test is None))
+    if k < 1:
+        raise DataError(f"{len(x)} images of known class, expected at least two",
+                        "give the classes of more images")
+    if k < settings.neighbors:
+        log.warning("knn: %d neighbours instead of %d, there are no more", k, settings.neighbors)
+    with faiss_threads(threads):
+        said = _vote(x, y, queries, k, settings.tau, leave_one_out=test is None)
+    n, right = len(classes), int((said == classes).sum())
+    low, high = wilson(right, n)
+    protocol = f"cosine, k={k}, exp(s/{settings.tau:g}), {protocol}"
+    return Evaluation([("knn_top1", right / n, low, high, n, protocol),
+                       ("left_out", float(out), math.nan, math.nan, n + out, "count")],
+                      context=features.context)
+
+
+def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a share, 95 % by default."""
+    p, zz = right / n, z * z / n
+    centre = (p + zz / 2) / (1 + zz)
+    half = z / (1 + zz) * math.sqrt(p * (1 - p) / n + zz / (4 * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _labelled(features: Features,
+              truth: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+    """Unit rows (n, D), classes (n,) of the usable images of known class, and the number of others."""
+    if truth.shape != (len(features.features),):
+        raise DataError(f"targets: {truth.shape} rows, expected {len(features.features)} as in /features",
+                        "give one class for every image of the list")
+    rows = usable_rows(features)
+    rows = rows[truth[rows] >= 0]
+    if not len(rows):
+        raise DataError(f"none of {len(truth)} images is usable and of known class",
+                        "give the classes of these images")
+    return unit_rows(features.features[rows]), truth[rows].astype(np.int64), len(truth) - len(rows)
+
+
+def _vote(x: NDArray[np.float32], y: NDArray[np.int64], queries: NDArray[np.float32], k: int, tau: float, *,
+          leave_one_out: bool) -> NDArray[np.int64]:
+    """The class voted for; (Q,) int64."""
+    import faiss
+
+    index = faiss.IndexFlatIP(x.shape[1])
+    index.add(x)
+    known, y = np.unique(y, return_inverse=True)
+    c = len(known)
+    said = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), QUERIES):
+        part = slice(start, min(start + QUERIES, len(queries)))
+        cosine, neighbor = index.search(queries[part], k + leave_one_out)
+        if leave_one_out:
+            cosine, neighbor = _without_self(cosine, neighbor, np.arange(part.start, part.stop))
+        weight = np.exp((cosine.astype(np.float64) - cosine.max(axis=1, keepdims=True)) / tau)
+        cell = np.arange(len(cosine))[:, None] * c + y[neighbor]
+        votes = np.bincount(cell.ravel(), weight.ravel(), minlength=len(cosine) * c).reshape(-1, c)
+        said[part] = known[votes.argmax(axis=1)]            # the first, so the lowest, on a tie
+    return said
+
+
+def _without_self(cosine: NDArray[np.float32], neighbor: NDArray[np.int64],
+                  row: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """k of k + 1 neighbours: the row itself left out, or the last where copies of it have crowded it out."""
+    own = neighbor == row[:, None]
+    own[~own.any(axis=1), -1] = True
+    shape = (len(row), neighbor.shape[1] - 1)
+    return cosine[~own].reshape(shape), neighbor[~own].reshape(shape)

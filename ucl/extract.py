@@ -1,0 +1,118 @@
+"""`extract`: features of all images, in evaluation mode, in the order of the image list."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ucl import dist, stop
+from ucl.artifacts import NOT_FINITE, OK, Checkpoint, Features, ImageList, Samples
+from ucl.batches import Batches
+from ucl.context import Context
+from ucl.device import Runtime
+from ucl.errors import DataError
+from ucl.settings import ExtractSettings
+
+log = logging.getLogger(__name__)
+Report = Callable[[str, int, int], None]
+
+
+@dataclass
+class FeatureStream:
+    """Features that are made while they are read.
+
+    Attributes:
+        n, d: number of rows and of dimensions, known before the first row.
+        blocks: yields (rows, d) float32 in the order of the list; NaN where an image is not OK.
+        head: the same artifact without rows: samples, model, context.
+        status: (N,) uint8; complete once ``blocks`` is exhausted.
+    """
+
+    n: int
+    d: int
+    blocks: Iterator[NDArray[np.float32]]
+    head: Features
+    status: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    def collect(self) -> Features:
+        """All rows in memory."""
+        whole = np.empty((self.n, self.d), np.float32)
+        at = 0
+        for block in self.blocks:
+            whole[at:at + len(block)] = block
+            at += len(block)
+        self.head.features = whole
+        return self.finish()
+
+    def finish(self) -> Features:
+        """The artifact, its samples with the final status."""
+        assert self.head.samples is not None
+        self.head.samples = Samples(self.head.samples.path, self.status)
+        return self.head
+
+
+def extract(images: ImageList, model: Checkpoint, settings: ExtractSettings, context: Context, runtime: Runtime,
+            report: Report) -> FeatureStream:
+    """Features of every image of a list.
+
+    DeepCluster section 3.2 and its released code: evaluation mode (running statistics, no dropout), the fixed view, list
+    order, and the network without its final ReLU.
+
+    Args:
+        images: N images; those whose status is not OK are never loaded.
+        model: the backbone's weights; its config names the backbone, the view size and the normalisation.
+        settings: batch size and final ReLU.
+        context: where in the plan.
+        runtime: device, threads.
+        report: called with ("extract", done, total).
+
+    Returns:
+        A stream of (rows, D) float32; a row that comes out non-finite is flagged NOT_FINITE.
+
+    Raises:
+        DataError: the checkpoint is not of a known backbone, an image changed since init, or no image is usable.
+    """
+    from ucl import models
+
+    if not images.samples.ok.any():
+        raise DataError("images: found no readable image", "ucl view --bad names them")
+    network = models.restore(model)
+    d = int(network.feature_dim)
+    transform = {k: model.config.get(k) for k in ("size", "mean", "std")}
+    head = Features(np.empty((0, d), np.float32), images.samples, str(model.config["backbone"]), model.weights_digest(),
+                    "last" if settings.final_relu else "last, before its ReLU", json.dumps(transform), context=context)
+    status = images.samples.status.copy()
+    stream = FeatureStream(len(images.samples), d, iter(()), head, status)
+    stream.blocks = _blocks(images, model, network, settings, runtime, report, status, d)
+    return stream
+
+
+def _blocks(images: ImageList, model: Checkpoint, network: object, settings: ExtractSettings, runtime: Runtime,
+            report: Report, status: NDArray[np.uint8], d: int) -> Iterator[NDArray[np.float32]]:
+    import torch
+
+    config = model.config
+    batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
+    net: torch.nn.Module = network.to(batches.device).eval()  # type: ignore[attr-defined]
+    mine = dist.shard(len(status))
+    for start in range(mine.start, mine.stop, settings.batch):
+        stop.check()
+        rows = np.arange(start, min(start + settings.batch, mine.stop))
+        good = rows[status[rows] == OK]
+        block = np.full((len(rows), d), np.nan, np.float32)
+        if len(good):
+            with torch.inference_mode():
+                out = net.features(batches.evaluate(good), settings.final_relu)
+            block[good - start] = out.float().cpu().numpy()
+            bad = good[~np.isfinite(block[good - start]).all(1)]
+            if len(bad):
+                log.warning("features of %d images are not finite, the first: row %d", len(bad), bad[0])
+                status[bad] = NOT_FINITE
+                block[bad - start] = np.nan
+        report("extract", int(rows[-1]) + 1, len(status))
+        yield dist.gather(block)

@@ -1,0 +1,280 @@
+"""Every file type of ucl as data: datasets, shapes, types, and the order of streaming.
+
+Writing, reading, `validate`, the manual page and the tests read this table; nothing else states it
+again.  A shape is written in letters (N samples, D dimensions, K clusters, ...): equal letters in
+one file mean equal lengths.  A dtype is a numpy code without byte order (`f4`; always little-endian
+on disk), `S` for fixed-length UTF-8 strings, several joined by `|` where any of them will do, `*`
+for any, or a compound as `name code, name code, ...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+VERSION = "1.0"
+PROFILE = "stream-1"
+END_MARK = "COMPLETE"
+CRC_BLOCK = 1 << 20
+
+STATUS: Mapping[str, int] = {
+    "OK": 0, "UNREADABLE": 1, "TOO_LARGE": 2, "NOT_FINITE": 3, "MISSING": 4, "PENDING": 255,
+}  # fmt: skip
+FLAG: Mapping[str, int] = {
+    "KEPT": 0, "CUT_BY_DISTANCE": 1, "DROPPED_BY_VOTE": 2, "PULLED_BACK": 3, "DISSOLVED": 4,
+    "BAD_IMAGE": 5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """One dataset.
+
+    Attributes:
+        path: absolute name in the file; in `prefix_items` the group it lies under, ending in `/`.
+        dims: its shape; a letter stands for a length, a number for itself.  `("*",)` is any shape.
+        dtype: see the module's text.
+        required: a file without it is not of this type.
+        trailing: known only at the end, so streamed after everything else.
+        enum: names of the values, written as an HDF5 enumeration.
+        help: one line for people.
+    """
+
+    path: str
+    dims: tuple[str | int, ...]
+    dtype: str
+    required: bool
+    trailing: bool = False
+    enum: Mapping[str, int] | None = None
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Attr:
+    """One attribute of the root group.
+
+    Attributes:
+        name: its name.
+        dtype: `S` (fixed-length UTF-8) or `i8`.
+        help: one line for people.
+        result_relevant: part of the content digest.
+    """
+
+    name: str
+    dtype: str
+    help: str
+    result_relevant: bool = False
+
+
+@dataclass(frozen=True)
+class FileType:
+    """One kind of artifact.
+
+    Attributes:
+        kind: the value of `encoding-type`.
+        version: `MAJOR.MINOR`; a reader takes its own MAJOR and any MINOR.
+        items: the datasets, in the order they are streamed (trailing ones last).
+        prefix_items: groups whose datasets are not known beforehand.
+        attrs: root attributes that only this kind has.
+        aliases: names under which other people's files keep a dataset of ours.
+        help: one line for people.
+    """
+
+    kind: str
+    version: str
+    items: tuple[Item, ...]
+    prefix_items: tuple[Item, ...] = ()
+    attrs: tuple[Attr, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    help: str = ""
+
+    def item(self, path: str) -> Item | None:
+        """The entry that speaks of `path`, or None."""
+        for item in self.items:
+            if item.path == path:
+                return item
+        return next((p for p in self.prefix_items if path.startswith(p.path)), None)
+
+    def required(self) -> tuple[Item, ...]:
+        """The datasets that no file of this kind lacks."""
+        return tuple(item for item in self.items if item.required)
+
+
+ROOT_ATTRS: tuple[Attr, ...] = (
+    Attr("encoding-type", "S", "the kind of artifact", result_relevant=True),
+    Attr("encoding-version", "S", "MAJOR.MINOR of the layout"),
+    Attr("profile", "S", "stream-1: metadata first, raw data after it in a known order"),
+    Attr("creator", "S", "program and version that wrote the file"),
+    Attr("title", "S", "one line for people"),
+    Attr("recipe-id", "S", "sha256 of what was asked for, known before the first byte"),
+    Attr("samples-digest", "S", "sha256: of every path and a newline in row order",
+         result_relevant=True),
+    Attr("n-samples", "i8", "N", result_relevant=True),
+    Attr("context", "S", "method, round, stage, epoch, generation, seed: JSON"),
+)  # fmt: skip
+
+PROVENANCE = Item("/provenance", ("steps",), "S", False, help="JSON per step, oldest first")
+INTEGRITY: tuple[Item, ...] = (
+    Item("/integrity/content_sha256", (32,), "u1", False, trailing=True, help="the content digest"),
+    Item("/integrity/crc32", ("M",), "u4", False, trailing=True,
+         help="CRC-32 of every MiB of the file from byte 0 to this dataset"),
+    Item("/integrity/end", (1,), "S", False, trailing=True, help="COMPLETE: the last bytes"),
+)  # fmt: skip
+
+_PATH = Item("/samples/path", ("N",), "S", False, help="path of each image below the root")
+_PATH_REQUIRED = Item("/samples/path", ("N",), "S", True, help=_PATH.help)
+_PARENT = Item("/samples/parent_row", ("N",), "i8", False, help="row in the list of origin")
+_STATUS = Item("/samples/status", ("N",), "u1", False, trailing=True, enum=STATUS,
+               help="whether each image could be used")  # fmt: skip
+_SIZE = Item("/samples/size", ("N",), "u8", False, trailing=True, help="bytes of the image file")
+_HEIGHT = Item("/samples/height", ("N",), "u4", False, trailing=True, help="upright height of each image in pixels")
+_WIDTH = Item("/samples/width", ("N",), "u4", False, trailing=True, help="upright width of each image in pixels")
+_CRC = Item("/samples/crc32", ("N",), "u4", False, trailing=True, help="CRC-32 of the image file")
+
+FEATURES = FileType(
+    "ucl/features",
+    VERSION,
+    (
+        _PATH,
+        _PARENT,
+        Item("/features", ("N", "D"), "f4|f2", True, help="one feature vector per image"),
+        _STATUS,
+        _SIZE,
+        _CRC,
+    ),
+    attrs=(
+        Attr("model", "S", "name of the network"),
+        Attr("weights-sha256", "S", "digest of its weights"),
+        Attr("layer", "S", "where the features were taken"),
+        Attr("transform", "S", "image preparation: JSON"),
+        Attr("normalized", "S", "none or l2"),
+    ),
+    aliases={"/train": "/features"},
+    help="one feature vector per image",
+)
+
+LABELS = FileType(
+    "ucl/labels",
+    VERSION,
+    (
+        _PATH,
+        _PARENT,
+        Item("/labels", ("N",), "i4", True, help="cluster of each image; -1 is in no cluster"),
+        Item("/flag", ("N",), "u1", False, enum=FLAG, help="why a label is what it is"),
+        Item("/distance", ("N",), "f4", False, help="distance to the mean of the members"),
+        Item("/score", ("N",), "f4", False, help="share of votes; NaN without a vote"),
+        Item("/weight", ("N",), "f4", False, help="weight of each image in training"),
+        Item("/clusters/centroid", ("K", "D"), "f4", False, help="centroids of k-means"),
+        Item("/clusters/mean", ("K", "D"), "f4", False, help="means of the members"),
+        Item("/clusters/size", ("K",), "i8", False, help="members of each cluster"),
+        Item("/clusters/anchor", ("K",), "i8", False, help="row of the member nearest to the mean"),
+        Item("/clusters/info", (1,), "S", False, help="objective, iterations, empties: JSON"),
+        Item("/pca/mean", ("d",), "f4", False, help="mean subtracted before the projection"),
+        Item("/pca/components", ("d", "D"), "f4", False, help="projection, whitening folded in"),
+        Item("/pca/eigenvalues", ("D",), "f8", False, help="variance along each component"),
+        Item("/history/labels", ("H", "N"), "i4", False, help="labels of earlier epochs, raw ids"),
+        Item("/history/epoch", ("H",), "i4", False, help="epoch of each row of the history"),
+        Item("/probs", ("N", "C"), "f4", False, help="soft assignment"),
+        Item("/pred", ("E", "N"), "i4", False, help="predictions of an ensemble"),
+        _STATUS,
+    ),
+    help="one cluster per image",
+)
+
+CHECKPOINT = FileType(
+    "ucl/checkpoint",
+    VERSION,
+    (
+        Item("/config", (1,), "S", False, help="the configuration of the run: JSON"),
+        Item("/progress", (1,), "epoch i4, step i8, samples_seen i8, seed i8, world_size i4", False,
+             help="how far training has come"),
+    ),
+    prefix_items=(
+        Item("/model/", ("*",), "*", False, help="tensors of the network, by state_dict key"),
+        Item("/optimizer/", ("*",), "*", False, help="state of the optimizer"),
+        Item("/memory/", ("*",), "*", False, help="banks, centroids and their like"),
+    ),
+    help="every tensor the next step needs",
+)  # fmt: skip
+
+IMAGES = FileType(
+    "ucl/images",
+    VERSION,
+    (
+        _PATH_REQUIRED,
+        _PARENT,
+        Item("/pixels", ("N", "H", "W", 3), "u1", False, help="decoded images"),
+        _STATUS,
+        _SIZE,
+        _CRC,
+        _HEIGHT,
+        _WIDTH,
+    ),
+    attrs=(
+        Attr("root", "S", "folder the paths are relative to; informative"),
+        Attr("path-escaping", "S", "none or percent"),
+    ),
+    help="the frozen list of images of a run",
+)
+
+EVALUATION = FileType(
+    "ucl/evaluation",
+    VERSION,
+    (
+        Item("/metrics", ("m",), "name S32, value f8, low f8, high f8, n i8, protocol S64", True,
+             help="one line per metric with its 95 % interval"),
+        Item("/confusion", ("K", "C"), "i8", False, help="clusters x classes"),
+        Item("/per_sample/correct", ("N",), "u1", False, help="right or wrong, for paired tests"),
+    ),
+    help="metrics with their intervals",
+)  # fmt: skip
+
+SCHEMA: dict[str, FileType] = {
+    t.kind: t for t in (FEATURES, LABELS, CHECKPOINT, IMAGES, EVALUATION)
+}
+
+MADE_BY: dict[str, str] = {
+    "ucl/features": "ucl extract IMAGES > features.h5",
+    "ucl/labels": "ucl cluster features.h5 > labels.h5",
+    "ucl/checkpoint": "ucl train-epoch",
+    "ucl/images": "ucl init",
+    "ucl/evaluation": "ucl evaluate labels.h5",
+}
+
+
+def relevant_attrs() -> tuple[str, ...]:
+    """Names of the root attributes that the content digest covers."""
+    return tuple(a.name for a in ROOT_ATTRS if a.result_relevant)
+
+
+def stream_order(kind: str, paths: list[str]) -> list[str]:
+    """The order in which the data items of a file are streamed.
+
+    Args:
+        kind: a key of `SCHEMA`.
+        paths: the datasets the file will hold, without provenance and integrity.
+
+    Returns:
+        Non-trailing items as the table has them, open-ended groups sorted by path, trailing items.
+
+    Raises:
+        ValueError: a path the table does not know.
+    """
+    ftype = SCHEMA[kind]
+    rank = {item.path: i for i, item in enumerate(ftype.items)}
+    unknown = [p for p in paths if ftype.item(p) is None]
+    if unknown:
+        raise ValueError(f"{kind} has no dataset {unknown[0]}")
+
+    def key(path: str) -> tuple[bool, int, str]:
+        item = ftype.item(path)
+        return (bool(item and item.trailing), 0 if ftype.prefix_items else rank[path], path)
+
+    return sorted(paths, key=key)
+
+
+def compound_fields(code: str) -> list[tuple[str, str]]:
+    """`"epoch i4, step i8"` as `[("epoch", "i4"), ("step", "i8")]`; empty for a simple dtype."""
+    if " " not in code:
+        return []
+    return [(part.split()[0], part.split()[1]) for part in code.split(",")]

@@ -1,0 +1,22 @@
+"""The methods: name -> (module, paper and one line)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ucl.methods.method import Method
+
+METHODS: dict[str, tuple[str, str]] = {
+    "deepcluster": ("ucl.methods.deepcluster", "Caron et al., ECCV 2018: cluster the features, train on the clusters, "
+                    "fresh classifier each epoch"),
+    "persistent": ("ucl.methods.persistent", "ucl's own variant: k-means starts from the last labels' means, so ids "
+                   "persist and the classifier is kept"),
+}
+
+
+def load(name: str) -> Method:
+    """The method called ``name``; its module is imported here."""
+    method: Method = import_module(METHODS[name][0]).METHOD
+    return method

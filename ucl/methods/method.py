@@ -1,0 +1,115 @@
+"""A method is data: a plan, that is a list of steps for each turn of its alternation.  Torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ucl.context import Context
+from ucl.errors import ConfigError, UsageError
+from ucl.settings import SETTINGS, PlanSettings, Settings
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a plan, the same in memory and in shell.
+
+    Attributes:
+        verb: extract, cluster, purify, train-epoch.
+        settings: complete; every default and schedule is already resolved.
+        reads: slots it takes; slot names are file names too.
+        writes: slots it makes.
+        name: unique in a turn; the verb if empty.
+    """
+
+    verb: str
+    settings: Settings
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    name: str = ""
+
+    @property
+    def stage(self) -> str:
+        """The name by which a Context and a random key know this step."""
+        return self.name or self.verb
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its paper and its plan; no base class, no hooks, no registry.
+
+    Attributes:
+        paper: one line naming the source.
+        steps: Context -> the steps of one turn, before anything set by hand.
+        epochs: Context -> how many epochs the plan has.
+        init: Context -> settings of `init` that the method or the data set asks for.
+    """
+
+    paper: str
+    steps: Callable[[Context], Iterable[Step]]
+    epochs: Callable[[Context], int]
+    init: Callable[[Context], Mapping[str, Any]] = lambda context: {}
+
+
+def method_named(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        UsageError: there is none; the known ones are named.
+    """
+    from ucl.methods import METHODS, load
+
+    if name not in METHODS:
+        raise UsageError(f"unknown method {name!r}", "known: " + ", ".join(METHODS))
+    return load(name)
+
+
+def plan(context: Context) -> list[Step]:
+    """The steps of the turn ``context`` stands at, with everything set by hand applied.
+
+    The only source of settings: `run` walks this list, and every command looks itself up in it.
+    """
+    steps = list(method_named(context.method).steps(context))
+    return [dataclasses.replace(step, settings=step.settings.override(_by_hand(context, step.verb), "ucl.toml"))
+            for step in steps]
+
+
+def plan_length(context: Context) -> int:
+    """Number of epochs of the plan."""
+    settings = PlanSettings().override(_by_hand(context, "plan"), "ucl.toml")
+    return settings.epochs or method_named(context.method).epochs(context)
+
+
+def _by_hand(context: Context, verb: str) -> dict[str, str]:
+    return {key.partition(".")[2]: value for key, value in context.overrides.items() if key.partition(".")[0] == verb}
+
+
+def step_for(context: Context, verb: str, stage: str = "", overrides: Mapping[str, Any] | None = None) -> Step:
+    """The plan's step that a command stands for, with the flags of its command line applied.
+
+    Args:
+        context: where in the plan; without a method (outside a run directory) the verb's own defaults hold.
+        verb: the command.
+        stage: the step's name, where a turn has several of one verb.
+        overrides: field name -> value, from the command line.
+
+    Raises:
+        UsageError: the plan has several steps of this verb and none was named.
+    """
+    if not context.method:
+        step = Step(verb, SETTINGS[verb](), (), (), stage)
+    else:
+        found = [s for s in plan(context) if s.verb == verb and stage in ("", s.stage)]
+        if len(found) > 1:
+            raise UsageError(f"{context.method}: {verb} stands {len(found)} times in a turn",
+                             "name one: --stage " + "|".join(s.stage for s in found))
+        if found:
+            step = found[0]
+        elif stage:
+            raise ConfigError(f"{context.method}: no step {stage!r} with verb {verb}",
+                              "steps: " + ", ".join(s.stage for s in plan(context)))
+        else:  # a verb the method does not use: its own defaults, and what ucl.toml says of it
+            step = Step(verb, SETTINGS[verb]().override(_by_hand(context, verb), "ucl.toml"), (), ())
+    return dataclasses.replace(step, settings=step.settings.override(overrides or {}))

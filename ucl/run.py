@@ -1,0 +1,132 @@
+"""`run` walks a plan in memory: the same verbs, the same settings, nothing printed, no paths.
+
+A command performs one step of the plan (`perform`); `walk` performs all of them, turn after turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ucl import stop, store
+from ucl.context import Context
+from ucl.device import Runtime
+from ucl.methods.method import Step, plan, plan_length
+
+if TYPE_CHECKING:
+    from ucl.artifacts import Stored
+
+Slots = dict[str, Any]
+Report = Callable[[str, int, int], None]
+Commit = Callable[[Context, Slots, dict[str, Any]], Context]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A report that says nothing."""
+
+
+def begin(step: Step, slots: Mapping[str, Any], context: Context, runtime: Runtime) -> tuple[Context, list[Stored], dict[str, Any]]:
+    """The context of a step, its inputs, and what its settings are called in recipes and provenance."""
+    context = dataclasses.replace(context, stage=step.stage)
+    inputs = [slots[name] for name in step.reads if slots.get(name) is not None]
+    return context, inputs, step.settings.as_dict()
+
+
+def sign(made: Stored, step: Step, inputs: list[Stored], context: Context, runtime: Runtime) -> Stored:
+    """Give what a step made its recipe and provenance."""
+    settings = step.settings.as_dict()
+    made.recipe = store.recipe(made.kind, step.verb, settings, context.seed, inputs)
+    made.provenance = store.chain(step.verb, settings, context.seed, inputs, runtime.device, runtime.threads)
+    return made
+
+
+def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report: Report = silent) -> dict[str, Any]:
+    """One step: its verb on its slots.
+
+    Args:
+        step: with complete settings.
+        slots: images, model, features, labels, previous, as far as the step reads them.
+        context: where in the plan.  runtime: the machine.  report: progress.
+
+    Returns:
+        Slot -> what the step made; "metrics" beside model and labels for train-epoch.
+    """
+    context, inputs, _ = begin(step, slots, context, runtime)
+    made: dict[str, Any]
+    if step.verb == "extract":
+        from ucl.extract import extract
+
+        made = {"features": extract(slots["images"], slots["model"], step.settings, context, runtime, report).collect()}  # type: ignore[arg-type]
+    elif step.verb == "cluster":
+        from ucl.cluster import cluster
+
+        made = {"labels": cluster(slots["features"], step.settings, context,  # type: ignore[arg-type]
+                                  previous=slots.get("previous"), threads=runtime.threads)}
+    elif step.verb == "purify":
+        from ucl.purify import purify
+
+        made = {"labels": purify(slots["labels"], step.settings, context)}  # type: ignore[arg-type]
+    else:
+        from ucl.train_epoch import train_epoch
+
+        trained = train_epoch(slots["images"], slots["model"], slots["labels"], step.settings, context, runtime,  # type: ignore[arg-type]
+                              report, slots.get("previous"))
+        made = {"model": trained.model, "metrics": trained.metrics}
+        trained.labels.provenance = slots["labels"].provenance
+        slots["labels"] = trained.labels
+    for artifact in made.values():
+        if not isinstance(artifact, dict):
+            sign(artifact, step, inputs, context, runtime)
+    return made
+
+
+def turn(slots: Slots, context: Context, runtime: Runtime, report: Report = silent,
+         exchange: Callable[[str, Any], Any] | None = None) -> dict[str, Any]:
+    """All steps of one turn, on ``slots`` in place; returns the turn's metrics.
+
+    Args:
+        exchange: given (slot, artifact) after each step, returns what goes on; `run --through-disk` writes it to a file
+            and reads it back.
+    """
+    slots["previous"] = slots.get("labels")
+    metrics: dict[str, Any] = {}
+    for step in plan(context):
+        stop.check()
+        made = perform(step, slots, context, runtime, report)
+        metrics |= made.pop("metrics", {})
+        slots |= {name: exchange(name, artifact) if exchange else artifact for name, artifact in made.items()}
+    return metrics
+
+
+def after(context: Context, slots: Slots, metrics: dict[str, Any]) -> Context:
+    """The context of the turn after ``context``'s, where nothing is committed to disk."""
+    return dataclasses.replace(context, epoch=context.epoch + 1, generation=context.generation + 1,
+                               generation_digest=store.digest_of(slots["model"]))
+
+
+def walk(context: Context, slots: Slots, runtime: Runtime, commit: Commit = after, *, limit: int = 0,
+         report: Report = silent, exchange: Callable[[str, Any], Any] | None = None) -> int:
+    """Walk the plan from ``context`` to its end; what `run` does.
+
+    Args:
+        context: the first turn to take.
+        slots: "images" and "model", and "labels" of the last epoch if there is one; changed in place.
+        runtime: the machine.
+        commit: called after each turn with (context, slots, metrics); returns the next turn's context.
+        limit: at most so many turns; 0 = all.
+        report: progress.
+        exchange: see `turn`.
+
+    Returns:
+        Number of turns taken.
+
+    Raises:
+        Stopped: a signal came; everything committed so far stands.
+    """
+    turns = 0
+    while context.epoch < plan_length(context) and not (limit and turns >= limit):
+        metrics = turn(slots, context, runtime, report, exchange)
+        context = commit(context, slots, metrics)
+        turns += 1
+    return turns

@@ -1,0 +1,295 @@
+"""Settings of every verb: one frozen dataclass each, every default written once, here.
+
+A field is ``option(default, help, source=...)``.  From these fields come the command-line options, the man pages'
+OPTIONS, the keys of ``ucl.toml`` and of ``--set verb.key=value``, and the steps of a plan: nothing states a default
+a second time.  Nothing here imports numpy or torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ucl.errors import UsageError
+
+S = TypeVar("S", bound="Settings")
+
+
+def option(default: Any, help: str, *, source: str = "", choices: tuple[str, ...] = (),
+           flags: tuple[str, ...] = (), low: float | None = None, high: float | None = None) -> Any:
+    """A settings field.
+
+    Args:
+        default: the value if neither flag, ucl.toml nor plan says otherwise.
+        help: one line for ``--help`` and the man page.
+        source: the paper's section, or the code, the default follows.
+        choices: the only values allowed, for strings.
+        flags: command-line spellings; ``--field-name`` if empty.
+        low: smallest value allowed.
+        high: largest value allowed.
+    """
+    meta = {"help": help, "source": source, "choices": choices, "flags": flags, "low": low, "high": high}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of all settings: checks ranges and choices when made, and can be changed by text."""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            _check(f, getattr(self, f.name))
+
+    def override(self: S, values: Mapping[str, Any], where: str = "") -> S:
+        """The same settings with some fields replaced.
+
+        Args:
+            values: field name (dashes or underscores) -> value; text is parsed by the field's type.
+            where: where the values come from, for messages ("ucl.toml", "--set").
+
+        Raises:
+            UsageError: an unknown field (the nearest known one is named) or a value of another type or out of range.
+        """
+        known = {f.name: f for f in dataclasses.fields(self)}
+        hints = typing.get_type_hints(type(self))
+        changes: dict[str, Any] = {}
+        for name, value in values.items():
+            key = name.replace("-", "_")
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
+                raise UsageError(f"{where + ': ' if where else ''}unknown setting {name!r}", hint)
+            changes[key] = parse(value, hints[key], f"{where + ': ' if where else ''}{name}")
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field name -> value, in declaration order; tuples stay tuples."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def _check(f: dataclasses.Field[Any], value: Any) -> None:
+    """Raise UsageError if ``value`` is outside the field's choices or range."""
+    if value is None:
+        return
+    choices = f.metadata.get("choices") or ()
+    if choices and value not in choices:
+        raise UsageError(f"{f.name}: found {value!r}, wanted one of {', '.join(choices)}")
+    low, high = f.metadata.get("low"), f.metadata.get("high")
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, (int, float)) and not isinstance(item, bool):
+            if item != item:
+                raise UsageError(f"{f.name}: found {item}, wanted a number")
+            if (low is not None and item < low) or (high is not None and item > high):
+                span = f"at least {low}" if high is None else f"{low} to {high}"
+                raise UsageError(f"{f.name}: found {item}, wanted {span}")
+
+
+def parse(value: Any, hint: Any, where: str) -> Any:
+    """``value`` (text, or what TOML gave) as the type ``hint``.
+
+    Raises:
+        UsageError: the value does not read as that type.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value in ("none", "None", ""):
+            return None
+        return parse(value, next(a for a in args if a is not type(None)), where)
+    try:
+        if origin is tuple:
+            parts = value.replace(",", " ").split() if isinstance(value, str) else list(value)
+            if len(parts) != len(args):
+                raise ValueError
+            return tuple(parse(p, a, where) for p, a in zip(parts, args, strict=True))
+        if hint is bool:
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "yes": True, "1": True, "on": True,
+                    "false": False, "no": False, "0": False, "off": False}[str(value).lower()]
+        if hint is int and (isinstance(value, bool) or int(float(value)) != float(value)):
+            raise ValueError
+        return int(float(value)) if hint is int else hint(value)
+    except (ValueError, KeyError, TypeError) as error:
+        wanted = getattr(hint, "__name__", str(hint))
+        raise UsageError(f"{where}: found {value!r}, wanted {wanted}") from error
+
+
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class InitSettings(Settings):
+    """`ucl init`: the frozen image list and the untrained model."""
+
+    backbone: str = option("convnet", "network; see ucl doctor for the names")
+    size: int = option(32, "side of a view in pixels", low=8)
+    mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1", source="CIFAR-10")
+    std: tuple[float, float, float] = option(CIFAR_STD, "standard deviation of the channels", low=1e-6, source="CIFAR-10")
+    pack: str = option("auto", "side of the packed pixels: auto, none (decode again on every pass) or a number")
+    pack_budget: int = option(4 << 30, "most bytes of packed pixels in images.h5", low=0)
+    on_error: str = option("fail", "an unreadable image stops (fail) or is kept as a flagged row (skip)",
+                           choices=("fail", "skip"))
+    max_bad: float | None = option(None, "largest share of unreadable images that skip lets pass", low=0, high=1)
+    max_pixels: int = option(178_956_970, "images with more pixels are refused as bombs", low=1)
+    follow_links: bool = option(False, "follow symbolic links that leave the folder")
+    escape_names: bool = option(False, "percent-encode file names that are not UTF-8 instead of refusing them")
+
+
+@dataclass(frozen=True)
+class ExtractSettings(Settings):
+    """`ucl extract`: features of all images in evaluation mode."""
+
+    batch: int = option(256, "images in a batch", flags=("--batch",), low=1)
+    final_relu: bool = option(False, "keep the network's final ReLU (DeepCluster drops it)",
+                              source="DeepCluster, released code; issue 13 there")
+
+
+@dataclass(frozen=True)
+class ClusterSettings(Settings):
+    """`ucl cluster`: PCA, whitening, L2, k-means."""
+
+    k: int = option(0, "number of clusters; 0 = 2 % of the images, at least 2, at most 10,000", flags=("-k", "--k"), low=0,
+                    source="32-px preset: PCP, table III")
+    pca: int = option(256, "dimensions kept by PCA, at most N-1 and D; 0 = no PCA", low=0,
+                      source="DeepCluster section 4.1")
+    whiten: bool = option(True, "scale each principal component to unit variance", source="DeepCluster section 4.1")
+    l2: bool = option(True, "normalise every row to unit length", source="DeepCluster section 4.1")
+    rank_deficient: str = option("reduce", "PCA asks for more dimensions than the features have: reduce or error",
+                                 choices=("reduce", "error"))
+    iterations: int = option(20, "k-means iterations", low=1, source="DeepCluster, released code: faiss niter 20")
+    redo: int = option(1, "k-means restarts; the one of the lowest objective is kept", low=1,
+                       source="faiss nredo 1")
+    spherical: bool = option(False, "normalise the centroids after each iteration")
+    max_points: int = option(0, "train k-means on at most so many rows, drawn at random; 0 = all", low=0,
+                             source="DeepCluster never subsamples")
+    empty: str = option("leave", "clusters empty at the end: leave, relocate (to the rows farthest from their "
+                        "centroids) or error; within the iterations faiss splits large ones",
+                        choices=("leave", "relocate", "error"))
+    warm_start: bool = option(False, "start from the means of the previous labels, so that ids persist")
+    history: int = option(2, "epochs of labels remembered in the file", low=1)
+
+
+@dataclass(frozen=True)
+class PurifySettings(Settings):
+    """`ucl purify`: which pseudo-labels are kept."""
+
+    keep_nearest: float = option(1.0, "share of each cluster's members kept, nearest to the member mean first",
+                                 low=0, high=1)
+    min_size: int = option(1, "clusters with fewer kept members are dissolved", low=1)
+
+
+@dataclass(frozen=True)
+class ViewSettings(Settings):
+    """Random views of a training image; angles in degrees, shares of the side, probabilities."""
+
+    crop_scale: tuple[float, float] = option((0.2, 1.0), "area of the random crop; 1,1 = no crop", low=0, high=1,
+                                             source="SeLa and SCAN at 32 px")
+    crop_ratio: tuple[float, float] = option((0.75, 4 / 3), "aspect of the random crop", low=0.01, high=100)
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    rotate: float = option(0.0, "largest rotation either way, in degrees", low=0, high=180)
+    translate: float = option(0.0, "largest shift either way, as a share of the side", low=0, high=1)
+    zoom: tuple[float, float] = option((1.0, 1.0), "magnification", low=0.01, high=100)
+    shear: float = option(0.0, "largest shear either way, in degrees", low=0, high=60)
+    brightness: float = option(0.4, "brightness factor within 1 +- this", low=0)
+    contrast: float = option(0.4, "contrast factor within 1 +- this", low=0)
+    saturation: float = option(0.4, "saturation factor within 1 +- this", low=0)
+    hue: float = option(0.1, "hue shift within +- this, as a share of the circle", low=0, high=0.5)
+    jitter_p: float = option(0.8, "probability of the colour jitter", low=0, high=1)
+    grey_p: float = option(0.2, "probability of a grey view", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class TrainSettings(ViewSettings):
+    """`ucl train-epoch`: one epoch of classification on the pseudo-labels."""
+
+    batch: int = option(256, "images in a batch; the last, partial one is kept", low=1,
+                        source="DeepCluster section 4.1")
+    lr: float = option(0.05, "learning rate, constant", low=0, source="DeepCluster section 4.1")
+    momentum: float = option(0.9, "momentum of the network's optimizer", low=0, high=1,
+                             source="DeepCluster section 4.1")
+    weight_decay: float = option(1e-5, "weight decay", low=0, source="DeepCluster section 4.1")
+    head: str = option("fresh", "classifier over the clusters: fresh each epoch, or kept (persistent ids)",
+                       choices=("fresh", "kept"), source="DeepCluster section 3.2")
+    head_momentum: float = option(0.0, "momentum of the head's optimizer", low=0, high=1,
+                                  source="DeepCluster, released code: a new optimizer without momentum")
+    sampler: str = option("uniform", "uniform: equal draws per cluster; truncated: floor(M/K)+1 draws each, surplus "
+                          "cut at random; misindexed: the released code, whose draws address other images; shuffle: "
+                          "each image once", choices=("uniform", "truncated", "misindexed", "shuffle"),
+                          source="DeepCluster section 3.3; UnifLabelSampler")
+    epoch_length: float = option(1.0, "epoch length as a multiple of the number of labelled images", low=0,
+                                 source="released code: reassign")
+    weights: str = option("none", "weight of a cluster in the loss: none, inverse (1/N_c), inverse-sqrt",
+                          choices=("none", "inverse", "inverse-sqrt"), source="DeepCluster section 3.3; ODC 3.2")
+
+
+@dataclass(frozen=True)
+class KnnSettings(Settings):
+    """`ucl evaluate knn`: weighted nearest neighbours by cosine."""
+
+    neighbors: int = option(10, "neighbours that vote", flags=("-k", "--neighbors"), low=1)
+    tau: float = option(0.1, "temperature: a neighbour of cosine s votes with exp(s / tau)", low=1e-6,
+                        source="SeLa: sigma 0.1")
+
+
+@dataclass(frozen=True)
+class MachineSettings(Settings):
+    """Frozen by `init` because they can change the last bits of a result."""
+
+    seed: int = option(0, "every random draw is a function of it", low=0)
+    threads: int = option(0, "threads; 0 = those of the machine or the Slurm task", flags=("-j", "--threads"), low=0)
+    precision: str = option("float32", "matrix products: float32, or tf32 on a GPU that has it",
+                            choices=("float32", "tf32"))
+
+
+def default_k(n: int) -> int:
+    """Number of clusters where none is named: 2 % of n images, at least 2, at most the paper's 10,000."""
+    return min(10_000, max(2, round(0.02 * n)))
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    "init": InitSettings,
+    "extract": ExtractSettings,
+    "cluster": ClusterSettings,
+    "purify": PurifySettings,
+    "train-epoch": TrainSettings,
+    "evaluate-knn": KnnSettings,
+}
+
+
+def parse_assignments(items: list[str]) -> dict[str, dict[str, str]]:
+    """``verb.key=value`` texts as verb -> key -> text, checked against the verb's fields.
+
+    Raises:
+        UsageError: no ``=``, an unknown verb, an unknown key, or a value that does not fit.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        verb, dot, key = name.partition(".")
+        if not equals or not dot:
+            raise UsageError(f"--set {item}: wanted VERB.KEY=VALUE, as in cluster.k=100")
+        check_override(verb, {key: value}, f"--set {item}")
+        found.setdefault(verb, {})[key.replace("-", "_")] = value
+    return found
+
+
+def check_override(verb: str, values: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError unless ``verb`` is known and takes ``values``."""
+    if verb not in SETTINGS and verb != "plan":
+        near = difflib.get_close_matches(verb, [*SETTINGS, "plan"], n=1)
+        raise UsageError(f"{where}: unknown verb {verb!r}",
+                         f"did you mean {near[0]}?" if near else "known: plan, " + ", ".join(SETTINGS))
+    (PlanSettings if verb == "plan" else SETTINGS[verb])().override(values, where)
+
+
+@dataclass(frozen=True)
+class PlanSettings(Settings):
+    """What a whole plan is told, beside the settings of its verbs."""
+
+    epochs: int = option(0, "epochs of the plan; 0 = the method's own number", low=0)

@@ -1,0 +1,223 @@
+"""`train-epoch`: one epoch of ordinary classification on pseudo-labels.
+
+DeepCluster section 3.2: the classifier is drawn anew (or kept, for ids that persist), the network and its optimizer go on
+from the checkpoint.  Everything the next epoch needs is in the checkpoint this one returns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ucl import dist, stop
+from ucl.agreement import compare_labelings
+from ucl.artifacts import Checkpoint, ImageList, Labels, replace
+from ucl.batches import Batches
+from ucl.context import Context
+from ucl.device import Runtime
+from ucl.errors import DataError
+from ucl.keys import Key
+from ucl.samplers import cluster_weights, draw_epoch
+from ucl.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+Report = Callable[[str, int, int], None]
+
+COLLAPSE_SHARE = 0.5
+COLLAPSE_CLUSTERS = 0.1
+
+
+@dataclasses.dataclass
+class Trained:
+    """What an epoch made: the checkpoint, the labels it was trained on (complete, with samples), and its metrics."""
+
+    model: Checkpoint
+    labels: Labels
+    metrics: dict[str, Any]
+
+
+def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: TrainSettings, context: Context,
+                runtime: Runtime, report: Report, previous: Labels | None = None) -> Trained:
+    """Train one epoch on pseudo-labels.
+
+    Args:
+        images: N images.
+        model: what to go on from.
+        labels: N pseudo-labels; -1 is never drawn.
+        settings: optimizer, sampler, views.
+        context: seed and epoch; every draw is keyed by them.
+        runtime: device, threads.
+        report: called with ("train-epoch", done, total).
+        previous: the last epoch's labels, for NMI and churn only.
+
+    Raises:
+        DataError: labels of another length or image list, no labelled image, or a loss that is not finite (the batch and
+            the images' rows are named; nothing is returned, so the last checkpoint stands).
+    """
+    started = time.monotonic()
+    labels = belonging(labels, images, "labels")
+    usable = np.where(images.samples.ok, labels.labels, np.int32(-1))
+    key = Key(context.seed, context.round, context.stage, context.epoch)
+    rows = draw_epoch(usable, settings.sampler, settings.epoch_length, key)
+    state = _State(model, labels.k, settings, key, runtime)
+    batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
+    weight = cluster_weights(usable, labels.k, settings.weights)
+    row_weight = weight[np.maximum(usable, 0)] * (labels.weight if labels.weight is not None else np.float32(1))
+    losses = _loop(state, batches, usable, row_weight.astype(np.float32), rows, settings, key, report)
+    trained = state.checkpoint(model, context, len(losses), len(rows))
+    seconds = time.monotonic() - started
+    metrics = {"epoch": context.epoch, "loss": _mean_loss(losses, len(rows), settings.batch), "log_k": math.log(max(labels.k, 1)),
+               **describe(labels, usable, previous), "steps": len(losses), "seconds_train": round(seconds, 3),
+               "images_per_second_train": round(len(rows) / seconds, 1)}
+    return Trained(trained, replace(labels, context=context), metrics)
+
+
+def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
+    """The labels with the list's samples, refused unless they speak of the same images in the same order.
+
+    Raises:
+        DataError: another length, or the first row that names another image.
+    """
+    mine = images.samples
+    if len(labels.labels) != len(mine):
+        raise DataError(f"{where}: /labels: {len(labels.labels)} rows, expected {len(mine)} as in the image list",
+                        "cluster the features of this image list")
+    theirs = labels.samples
+    if theirs is not None and theirs.digest != mine.digest:
+        row = int(np.flatnonzero(theirs.path != mine.path)[0])
+        same = "the same images in another order" if set(theirs.path.tolist()) == set(mine.path.tolist()) else "other images"
+        raise DataError(f"{where}: row {row} is {_name(theirs.path[row])}, expected {_name(mine.path[row])} as in the image "
+                        f"list ({same})", "cluster the features of this image list")
+    return replace(labels, samples=mine) if theirs is None else labels
+
+
+def _name(path: bytes) -> str:
+    return path.decode("utf-8", "replace").encode("unicode_escape").decode()
+
+
+def describe(labels: Labels, usable: NDArray[np.int32], previous: Labels | None) -> dict[str, Any]:
+    """Sizes, agreement with the last labels, and a warning when the clusters collapse."""
+    size = np.bincount(usable[usable >= 0], minlength=labels.k)
+    kept, filled = int(size.sum()), int((size > 0).sum())
+    found: dict[str, Any] = {
+        "k": labels.k, "clusters": filled, "empty": labels.k - filled, "largest": int(size.max(initial=0)),
+        "largest_share": float(size.max(initial=0) / max(kept, 1)), "kept": kept, "images": len(usable),
+        "bad": int((~labels.samples.ok).sum()) if labels.samples is not None else 0,
+        "objective": labels.info.get("objective"), "cluster_iterations": labels.info.get("iterations")}
+    if previous is not None and len(previous.labels) == len(labels.labels):
+        found |= compare_labelings(labels.labels, previous.labels)
+    if found["largest_share"] > COLLAPSE_SHARE or filled < COLLAPSE_CLUSTERS * labels.k:
+        found["collapse"] = True
+        log.warning("the clusters collapse: %d of %d are filled, the largest has %.0f %% of the images",
+                    filled, labels.k, 100 * found["largest_share"])
+    return found
+
+
+def _mean_loss(losses: NDArray[np.float64], draws: int, batch: int) -> float:
+    """Mean over images: each batch counts by its size."""
+    sizes = np.array([stop_ - start for start, stop_ in _spans(draws, batch)], np.float64)
+    return float((losses * sizes).sum() / sizes.sum())
+
+
+def _spans(draws: int, batch: int) -> list[tuple[int, int]]:
+    """Batches as (start, stop); the last, partial one is kept, but one of a single image joins its neighbour, because
+    batch normalisation cannot train on one."""
+    starts = list(range(0, draws, batch))
+    if len(starts) > 1 and draws - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], draws], strict=True))
+
+
+class _State:
+    """The network, its head and both optimizers, restored from a checkpoint."""
+
+    def __init__(self, model: Checkpoint, k: int, settings: TrainSettings, key: Key, runtime: Runtime) -> None:
+        from torch import nn, optim
+
+        from ucl import models
+
+        device = runtime.prepare()
+        self.backbone = models.restore(model).to(device).train()
+        d = int(self.backbone.feature_dim)
+        stored = models.part(model, "head.")
+        kept = settings.head == "kept" and bool(stored)
+        if kept and stored["weight"].shape != (k, d):
+            log.warning("the head has %d clusters, the labels %d: it is drawn anew", len(stored["weight"]), k)
+            kept = False
+        head = models.new_head(d, k, key)
+        if kept:
+            models.from_arrays(head, stored)
+        self.head: nn.Linear = head.to(device)
+        self.kept = settings.head == "kept"
+        options = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+        self.body_optimizer = optim.SGD(self.backbone.parameters(), momentum=settings.momentum, **options)
+        self.head_optimizer = optim.SGD(self.head.parameters(), momentum=settings.head_momentum, **options)
+        models.load_momentum(self.body_optimizer, self.backbone, model.optimizer, "body/")
+        if kept:
+            models.load_momentum(self.head_optimizer, self.head, model.optimizer, "head/")
+
+    def step(self, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """One SGD step on the weighted mean cross-entropy; returns the detached loss."""
+        from torch.nn import functional
+
+        logits = self.head(self.backbone.features(x, True))
+        each = functional.cross_entropy(logits, y, reduction="none")
+        loss = (each * w).sum() / w.sum()
+        self.body_optimizer.zero_grad(set_to_none=True)
+        self.head_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.body_optimizer.step()
+        self.head_optimizer.step()
+        return loss.detach()
+
+    def checkpoint(self, before: Checkpoint, context: Context, steps: int, draws: int) -> Checkpoint:
+        """Everything the next epoch needs."""
+        from ucl import models
+
+        tensors = {f"backbone.{k}": v for k, v in models.to_arrays(self.backbone).items()}
+        tensors |= {f"head.{k}": v for k, v in models.to_arrays(self.head).items()}
+        optimizer = models.momentum_arrays(self.body_optimizer, self.backbone, "body/")
+        if self.kept:
+            optimizer |= models.momentum_arrays(self.head_optimizer, self.head, "head/")
+        past = before.progress
+        progress = {"epoch": context.epoch + 1, "step": past.get("step", 0) + steps, "seed": context.seed,
+                    "samples_seen": past.get("samples_seen", 0) + draws, "world_size": dist.world()[1]}
+        config = before.config | {"k": int(self.head.weight.shape[0])}
+        return Checkpoint(tensors, optimizer, dict(before.memory), config, progress, context=context)
+
+
+def _loop(state: _State, batches: Batches, labels: NDArray[np.int32], weight: NDArray[np.float32],
+          rows: NDArray[np.int64], settings: TrainSettings, key: Key, report: Report) -> NDArray[np.float64]:
+    """All steps of the epoch; returns each batch's loss, (steps,) float64."""
+    import torch
+
+    spans = _spans(len(rows), settings.batch)
+    losses: list[torch.Tensor] = []
+    checked = 0
+    for number, (start, end) in enumerate(spans):
+        stop.check()
+        at = rows[start:end]
+        x = batches.train(at, np.arange(start, end), key, settings)
+        y = torch.from_numpy(labels[at].astype(np.int64)).to(x.device)
+        w = torch.from_numpy(weight[at]).to(x.device)
+        losses.append(state.step(x, y, w))
+        report("train-epoch", end, len(rows))
+        if (number + 1) % 50 == 0 or end == len(rows):
+            found = torch.stack(losses[checked:]).double().cpu().numpy()
+            if not np.isfinite(found).all():
+                first = checked + int(np.flatnonzero(~np.isfinite(found))[0])
+                raise DataError(f"loss: found {found[first - checked]} in batch {first} of {len(spans)} (rows "
+                                f"{', '.join(str(r) for r in rows[spans[first][0]:spans[first][0] + 3])}, ...), wanted a finite number",
+                                "a smaller --lr; the last committed epoch stands")
+            checked = number + 1
+    return torch.stack(losses).double().cpu().numpy()

@@ -116,6 +116,16 @@ def test_constant_features_are_an_error(shape: tuple[int, int], policy: str) -> 
         pca.fit(x, 4, rank_deficient=policy)
 
 
+@pytest.mark.parametrize("shape", [(50, 8), (8, 50)])
+def test_rounding_alone_is_no_variation(shape: tuple[int, int]) -> None:
+    x = np.full(shape, 1000.0, np.float32)
+    x[::2] = np.nextafter(x[::2], np.float32(2000))
+    with pytest.raises(DataError, match="rank 0"):
+        pca.fit(x, 4)
+    x[0, 0] = 1001
+    assert pca.fit(x, 4).components.shape[1] >= 1
+
+
 def test_dimensions_are_at_most_one_less_than_rows(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert pca.fit(data(6, 20), 256).components.shape == (20, 5)

@@ -21,21 +21,12 @@ def nmi(a: NDArray[np.integer], b: NDArray[np.integer]) -> tuple[float, float]:
         (arithmetic, geometric).  As in scikit-learn: 1 where both are constant or empty, 0 where one of them
         is.
     """
+    from sklearn.metrics import normalized_mutual_info_score
+
     if not len(a):
         return 1.0, 1.0
-    _, i = np.unique(a, return_inverse=True)
-    _, j = np.unique(b, return_inverse=True)
-    rows, columns = np.bincount(i), np.bincount(j)
-    if len(rows) == 1 or len(columns) == 1:
-        return (1.0, 1.0) if len(rows) == len(columns) else (0.0, 0.0)
-    cell, count = np.unique(i.astype(np.int64) * len(columns) + j, return_counts=True)
-    n = len(a)
-    expected = np.log(rows[cell // len(columns)]) + np.log(columns[cell % len(columns)]) - np.log(n)
-    mutual = float((count / n * (np.log(count) - expected)).sum())
-    if mutual <= np.finfo(np.float64).eps:
-        return 0.0, 0.0
-    h_a, h_b = _entropy(rows), _entropy(columns)
-    return min(1.0, 2 * mutual / (h_a + h_b)), min(1.0, mutual / float(np.sqrt(h_a * h_b)))
+    arithmetic, geometric = (float(normalized_mutual_info_score(a, b, average_method=method)) for method in ("arithmetic", "geometric"))
+    return arithmetic, geometric
 
 
 def compare_labelings(a: NDArray[np.int32], b: NDArray[np.int32]) -> dict[str, float]:
@@ -59,9 +50,3 @@ def compare_labelings(a: NDArray[np.int32], b: NDArray[np.int32]) -> dict[str, f
     a, b = a[both], b[both]
     arithmetic, geometric = nmi(a, b)
     return {"nmi_arithmetic": arithmetic, "nmi_geometric": geometric, "churn": float((a != b).mean())}
-
-
-def _entropy(count: NDArray[np.int64]) -> float:
-    """Entropy in nats of positive counts."""
-    p = count / count.sum()
-    return float(-(p * np.log(p)).sum())

@@ -159,6 +159,9 @@ def _other(name: str, error: Exception) -> int:
     """typer's own usage errors, and bugs."""
     from ucl.commands.console import clean, say
 
+    if type(error).__name__ == "NoArgsIsHelpError":
+        say(error.format_message())  # type: ignore[attr-defined]
+        return 2
     if hasattr(error, "format_message"):
         say(f"{name}: error: {clean(error.format_message())}")
         say(f"  try: {name} --help")

@@ -3,9 +3,9 @@
 PCA, whitening, unit length, k-means: DeepCluster, sections 3.2 and 4.1.  Rows whose status is not OK take no
 part.
 
-Memory: the features as given, one copy of their usable rows if some are not usable, the projected rows (N,
-D), and what `pca.fit` and `kmeans` state.  Measured at N = 50,000, 512 -> 256 dimensions, K = 10,000, beside the
-features: 155 MB.
+Memory: the features as given, one copy of their usable rows if some are not usable, two of the projected
+rows (N, D), and what `pca.fit` and `kmeans` state.  Measured at N = 50,000, 512 -> 256 dimensions and
+K = 10,000: 155 MB beside the features.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ucl.kmeans import (
     nearest,
     squared_distances,
 )
-from ucl.settings import ClusterSettings
+from ucl.settings import ClusterSettings, default_k
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +125,6 @@ def assign(features: Features, reference: Labels, context: Context, *, threads: 
             "empty": len(reference.centroid) - len(np.unique(found)), "reference": reference.digest}
     labels = _complete(features, rows, x, found, reference.centroid, mean, context)
     return dataclasses.replace(labels, pca=reference.pca, info=info)
-
-
-def default_k(n: int) -> int:
-    """2 % of n, rounded half up, at least 2: 1,000 for the 50,000 images of CIFAR (PCP, table III)."""
-    return max(2, (n + 25) // 50)
 
 
 def _take(x: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:

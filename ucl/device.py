@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +23,6 @@ def set_thread_variables(threads: int) -> None:
     """Tell numerical libraries that are not yet loaded how many threads to use."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
-
-
-@contextmanager
-def blas_threads(threads: int) -> Iterator[None]:
-    """Loaded BLAS and OpenMP libraries use ``threads`` threads inside."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=threads):
-        yield
 
 
 @dataclass(frozen=True)

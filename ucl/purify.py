@@ -62,7 +62,7 @@ def _far(distance: NDArray[np.float32], cluster: NDArray[np.int64], share: float
     Source: PCP, section on CPr and released code; the rounding is exact for decimal shares.
     """
     size = np.bincount(cluster)
-    keep = np.floor(size * share).astype(np.int64)
+    keep = np.floor(size * share + _ROUNDING).astype(np.int64)
     order = np.lexsort((distance, cluster))                                   # stable: ties by row
     rank = np.arange(len(order)) - (np.cumsum(size) - size)[cluster[order]]
     far = np.empty(len(order), bool)

@@ -317,10 +317,9 @@ class RunDir:
                     self._break_dead_lock(path)
             else:
                 raise OutputRefused(f"{path}: could not be taken", "try again")
-        except PermissionError as error:
-            raise NotPermitted(f"{path}: permission denied") from error
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error
+            denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            raise (NotPermitted if denied else StorageError)(f"{path}: {error.strerror}") from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

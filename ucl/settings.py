@@ -249,7 +249,7 @@ class MachineSettings(Settings):
 
 def default_k(n: int) -> int:
     """Number of clusters where none is named: 2 % of n images, at least 2, at most the paper's 10,000."""
-    return min(10_000, max(2, round(0.02 * n)))
+    return min(10_000, max(2, (n + 25) // 50))
 
 
 SETTINGS: dict[str, type[Settings]] = {

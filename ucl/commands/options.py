@@ -78,10 +78,14 @@ def command(verb: str = "", *, machine: bool = False, seed: bool = False, skip: 
         extra = [_parameter(name, hint, False if name == "quiet" else 0 if name == "verbose" else None) for name, hint in shared.items()]
         params = [*own, *(_setting(f, verb) for f in fields), *extra]
 
+        called = "ucl " + function.__module__.rpartition(".")[2].replace("_", "-") + ("" if function.__name__ == "main" else f" {function.__name__}")
+
         @wraps(function)
         def run(**values: Any) -> int:
-            values = {k: v for k, v in values.items()}
+            from ucl.commands.console import start_logging
+
             common = Common(**{name: values.pop(name) for name in shared})
+            start_logging(called, common)
             given = {f.name: values.pop(_name(f, verb)) for f in fields}
             given = {k: v for k, v in given.items() if v is not None}
             if verb:

@@ -10,7 +10,7 @@ from typing import Any
 from ucl import device
 from ucl.commands.options import Common
 from ucl.context import Context
-from ucl.errors import DataError, InputMissing, OutputRefused
+from ucl.errors import DataError, InputMissing, OutputRefused, UsageError
 from ucl.methods.method import Step, step_for
 from ucl.rundir import RunDir
 
@@ -22,6 +22,8 @@ def threads_for(run: RunDir | None, common: Common) -> int:
 
     Also tells libraries that are not yet loaded.
     """
+    if common.threads is not None and common.threads < 0:
+        raise UsageError(f"--threads: found {common.threads}, wanted at least 0")
     threads = common.threads or (run.config.threads if run else 0) or device.machine_threads()
     if run and run.config.threads != threads:
         log.warning("%d threads, the run directory was made with %d: results may differ in their last bits", threads, run.config.threads)
@@ -30,10 +32,16 @@ def threads_for(run: RunDir | None, common: Common) -> int:
 
 
 def runtime_for(run: RunDir | None, common: Common, *, torch: bool) -> device.Runtime:
-    """The machine: device, threads, precision.  Without ``torch`` the device is the CPU and torch is not imported."""
+    """The machine: device, threads, precision.  Without ``torch`` the device is the CPU, and torch is imported only to
+    refuse a GPU that was asked for and is missing."""
     threads = threads_for(run, common)
     precision = run.config.precision if run else "float32"
-    return device.resolve((common.device or "auto") if torch else "cpu", threads, precision)
+    asked = common.device or "auto"
+    if torch or asked != "auto":
+        found = device.resolve(asked, threads, precision)
+        if torch:
+            return found
+    return device.resolve("cpu", threads, precision)
 
 
 def with_flags(context: Context, verb: str, given: dict[str, Any]) -> Context:

@@ -29,7 +29,7 @@ def main(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Fil
             problems = validate(Path(name), full)
             code = 65 if problems else 0
         except UclError as error:
-            problems, code = [error.message], error.exit_code
+            problems, code = [error.message.removeprefix(f"{name}: ")], error.exit_code
         worst = worst or code
         found[name] = problems
         if not json_:

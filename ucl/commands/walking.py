@@ -159,7 +159,7 @@ def _digits(run: RunDir, common: Common, runtime: device.Runtime) -> dict[str, f
     found: dict[str, float] = {}
     for name, features in (("", learned), ("_pixels", Features(flat, images.samples))):
         found[f"knn{name}"] = evaluate_knn(features, truth, KnnSettings(), test=None, threads=runtime.threads).value("knn_top1")
-        settings = ClusterSettings(k=10, redo=10, **({} if not name else {"pca": 0, "l2": False}))
+        settings = ClusterSettings(k=10, redo=10, pca=0, l2=not name)
         labels = cluster(features, settings, Context(seed=run.config.seed, stage="cluster"), threads=runtime.threads)
         found[f"acc{name}"] = evaluate_clusters(labels.labels, truth).value("acc_one_to_one")
     return found

@@ -45,5 +45,5 @@ for d in sorted(p.parent for p in pathlib.Path(sys.argv[1]).glob("*/trained.clus
         return json.loads((d / f"{net}.{what}.json").read_text())["metrics"][name]["value"]
     cells = [read(n, "knn", "knn_top1") for n in ("untrained", "trained")] + [read(n, "clusters", "nmi_arithmetic") for n in ("untrained", "trained")]
     method, seed = d.name.rsplit("-", 1)
-    print(f"| {method} | {seed} | {last['loss']:.3f} | {last['log_k']:.3f} | " + " | ".join(f"{c:.4f}" for c in cells) + f" | {last['nmi_arithmetic']:.3f} |")
+    print(f"| {method} | {seed} | {last['loss']:.3f} | {last['log_k']:.3f} | " + " | ".join(f"{c:.4f}" for c in cells) + f" | {last.get('nmi_arithmetic', float('nan')):.3f} |")
 PY

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ucl import decode, images
 from ucl.errors import DataError, InputMissing, UsageError
+from ucl.listing import list_images
 
 
 def put(path: Path, height: int = 12, width: int = 12, seed: int = 0) -> np.ndarray:
@@ -37,7 +38,7 @@ def test_folder_in_byte_order_without_hidden_and_other_files(folder: Path) -> No
     put(folder / ".hidden.png")
     put(folder / ".cache" / "x.png")
     (folder / "notes.txt").write_text("x")
-    listing = images.list_images(folder)
+    listing = list_images(folder)
     assert listing.paths == [b"B/1.png", b"a.png", b"b.png", b"b/10.PNG", b"b/2.png"]
     assert listing.ignored == 1
     assert listing.root == str(folder)
@@ -46,13 +47,13 @@ def test_folder_in_byte_order_without_hidden_and_other_files(folder: Path) -> No
 def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InputMissing, match="1 other files"):
-        images.list_images(tmp_path)
+        list_images(tmp_path)
     with pytest.raises(InputMissing, match="no such folder"):
-        images.list_images(tmp_path / "nowhere")
+        list_images(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="not a folder"):
-        images.list_images(tmp_path / "a.txt")
+        list_images(tmp_path / "a.txt")
     with pytest.raises(UsageError, match="no images given"):
-        images.list_images(None)
+        list_images(None)
 
 
 def test_links(folder: Path, tmp_path: Path) -> None:
@@ -61,29 +62,29 @@ def test_links(folder: Path, tmp_path: Path) -> None:
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "again").symlink_to(folder / "b")
     (folder / "up").symlink_to(folder)
-    listing = images.list_images(folder)
+    listing = list_images(folder)
     assert {b"inside.png", b"loop.png"} < set(listing.paths)
     assert len(listing.paths) == 7
     made = images.read_all(listing, size=12, on_error="skip")
     row = listing.paths.index(b"loop.png")
     assert made.status.nonzero()[0].tolist() == [row]
     assert "leads back to itself" in made.reasons[row]
-    assert len(images.list_images(folder, follow_links=True).paths) == 9
+    assert len(list_images(folder, follow_links=True).paths) == 9
     (folder / "z.png").symlink_to(tmp_path / "out" / "o.png")
     with pytest.raises(DataError, match=r"z\.png: leads out"):
-        images.list_images(folder)
+        list_images(folder)
     (folder / "z.png").unlink()
     (folder / "far").symlink_to(tmp_path / "out")
     with pytest.raises(DataError, match="far: leads out"):
-        images.list_images(folder)
-    assert b"far/o.png" in images.list_images(folder, follow_links=True).paths
+        list_images(folder)
+    assert b"far/o.png" in list_images(folder, follow_links=True).paths
 
 
 def test_names_that_are_not_utf8(folder: Path) -> None:
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / "a.png").read_bytes())
     with pytest.raises(DataError, match="not UTF-8"):
-        images.list_images(folder)
-    listing = images.list_images(folder, escape_names=True)
+        list_images(folder)
+    listing = list_images(folder, escape_names=True)
     assert b"caf%E9.png" in listing.paths
     made = images.read_all(listing, size=12)
     assert made.n == 6
@@ -96,18 +97,18 @@ def test_names_that_are_not_utf8(folder: Path) -> None:
 def test_newline_in_a_name(folder: Path) -> None:
     put(folder / "a\nb.png")
     with pytest.raises(DataError, match="newline"):
-        images.list_images(folder)
-    assert b"a%0Ab.png" in images.list_images(folder, escape_names=True).paths
+        list_images(folder)
+    assert b"a%0Ab.png" in list_images(folder, escape_names=True).paths
 
 
 def test_files_from_keeps_the_order(folder: Path, tmp_path: Path, monkeypatch) -> None:
     names = tmp_path / "list.txt"
     names.write_bytes(b"b/2.png\r\n./a.png\n\nnone.png")
-    listing = images.list_images(folder, files_from=names)
+    listing = list_images(folder, files_from=names)
     assert listing.paths == [b"b/2.png", b"a.png", b"none.png"]
     monkeypatch.chdir(folder)
-    assert images.list_images(None, files_from=names).paths == listing.paths
-    assert images.list_images(None, files_from=names).root == str(folder)
+    assert list_images(None, files_from=names).paths == listing.paths
+    assert list_images(None, files_from=names).root == str(folder)
     made = images.read_all(listing, size=12, on_error="skip")
     assert made.status.tolist() == [0, 0, decode.MISSING]
 
@@ -115,18 +116,18 @@ def test_files_from_keeps_the_order(folder: Path, tmp_path: Path, monkeypatch) -
         buffer = io.BytesIO(b"a.png\n")
 
     monkeypatch.setattr(sys, "stdin", Pipe())
-    assert images.list_images(folder, files_from="-").paths == [b"a.png"]
+    assert list_images(folder, files_from="-").paths == [b"a.png"]
 
 
 def test_files_from_with_absolute_paths(folder: Path, tmp_path: Path) -> None:
     names = tmp_path / "list.txt"
     names.write_text(f"{folder}/b/2.png\n{folder}/B/1.png\n")
-    listing = images.list_images(None, files_from=names)
+    listing = list_images(None, files_from=names)
     assert listing.root == str(folder)
     assert listing.paths == [b"b/2.png", b"B/1.png"]
-    assert images.list_images(folder, files_from=names).paths == listing.paths
+    assert list_images(folder, files_from=names).paths == listing.paths
     with pytest.raises(DataError, match=r"line 2: .*not below"):
-        images.list_images(folder / "b", files_from=names)
+        list_images(folder / "b", files_from=names)
 
 
 @pytest.mark.parametrize(
@@ -140,19 +141,19 @@ def test_files_from_with_absolute_paths(folder: Path, tmp_path: Path) -> None:
 def test_files_from_refuses(folder: Path, tmp_path: Path, text: str, match: str) -> None:
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(DataError, match=match):
-        images.list_images(folder, files_from=tmp_path / "list.txt")
+        list_images(folder, files_from=tmp_path / "list.txt")
 
 
 def test_files_from_that_is_empty_or_missing(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(InputMissing, match="empty"):
-        images.list_images(folder, files_from=tmp_path / "list.txt")
+        list_images(folder, files_from=tmp_path / "list.txt")
     with pytest.raises(InputMissing, match="no such file"):
-        images.list_images(folder, files_from=tmp_path / "other.txt")
+        list_images(folder, files_from=tmp_path / "other.txt")
 
 
 def test_small_square_images_are_packed_as_they_are(folder: Path) -> None:
-    listing = images.list_images(folder)
+    listing = list_images(folder)
     calls: list[tuple[int, int]] = []
     made = images.read_all(
         listing, size=32, progress=lambda done, total: calls.append((done, total))
@@ -170,7 +171,7 @@ def test_small_square_images_are_packed_as_they_are(folder: Path) -> None:
 
 def test_mixed_sizes_are_packed_as_centre_squares(folder: Path) -> None:
     pixels = put(folder / "c.png", 20, 40)
-    listing = images.list_images(folder)
+    listing = list_images(folder)
     made = images.read_all(listing, size=16)
     assert made.pixels is not None
     assert made.pixels.shape == (6, 16, 16, 3)
@@ -190,7 +191,7 @@ def test_mixed_sizes_are_packed_as_centre_squares(folder: Path) -> None:
 def test_rows_do_not_depend_on_workers_nor_on_where_they_go(tmp_path: Path) -> None:
     for row in range(60):
         put(tmp_path / "many" / f"{row:03}.jpg", 150 + row % 3, 160, seed=row)
-    listing = images.list_images(tmp_path / "many")
+    listing = list_images(tmp_path / "many")
     alone = images.read_all(listing, size=24)
     shapes = []
 
@@ -213,7 +214,7 @@ def test_bad_images_fail_together_or_keep_their_rows(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
     whole = (folder / "a.png").read_bytes()
     (folder / "a.png").write_bytes(whole[:-30])
-    listing = images.list_images(folder)
+    listing = list_images(folder)
     with pytest.raises(DataError, match=r"a\.png: .*\(3 of 6 images cannot be used\)") as caught:
         images.read_all(listing, size=12)
     assert "--on-error skip" in caught.value.hint
@@ -233,16 +234,16 @@ def test_bad_images_fail_together_or_keep_their_rows(folder: Path) -> None:
 
 
 def test_all_bad_and_too_large(folder: Path) -> None:
-    listing = images.list_images(folder)
+    listing = list_images(folder)
     with pytest.raises(DataError, match="no image can be used"):
         images.read_all(listing, size=12, on_error="skip", max_pixels=100)
     put(folder / "wide.png", 10, 20)
-    made = images.read_all(images.list_images(folder), size=12, on_error="skip", max_pixels=150)
+    made = images.read_all(list_images(folder), size=12, on_error="skip", max_pixels=150)
     assert made.status.tolist().count(decode.TOO_LARGE) == 1
 
 
 def test_a_file_that_changed_or_went_is_named(folder: Path) -> None:
-    listing = images.list_images(folder)
+    listing = list_images(folder)
     made = images.read_all(listing, size=12, pack="none")
     with pytest.raises(DataError, match="not packed"):
         made.batch(np.array([0]))
@@ -261,7 +262,7 @@ def test_a_file_that_changed_or_went_is_named(folder: Path) -> None:
 def test_digits_are_built_in() -> None:
     from sklearn.datasets import load_digits
 
-    listing = images.list_images("digits")
+    listing = list_images("digits")
     assert listing.paths[:2] == [b"digits/0000.png", b"digits/0001.png"]
     made = images.read_all(listing, size=16, workers=2)
     assert made.pixels is not None
@@ -274,4 +275,4 @@ def test_digits_are_built_in() -> None:
     rows = np.array([5, 1700])
     np.testing.assert_array_equal(made.crops(rows, None, 16), doubled.batch(rows))
     with pytest.raises(UsageError, match="built in"):
-        images.list_images("digits", files_from="x")
+        list_images("digits", files_from="x")

@@ -62,7 +62,7 @@ class Samples:
     @property
     def ok(self) -> NDArray[np.bool_]:
         """(N,) bool: rows that may be clustered, trained on and evaluated."""
-        return self.status == OK
+        return np.asarray(self.status == OK)
 
     def __len__(self) -> int:
         return len(self.path)
@@ -77,6 +77,7 @@ class Stored:
         provenance: one JSON text per step that led to it, oldest first.
         recipe: digest of what it was made from and how; known before the first byte.
         digest: its content digest once it has been saved or loaded, else empty.
+        foreign: read from a file without a context: a stage of somebody's own wrote it.
     """
 
     kind: ClassVar[str] = ""
@@ -84,6 +85,7 @@ class Stored:
     provenance: list[str] = field(default_factory=list, kw_only=True)
     recipe: str = field(default="", kw_only=True)
     digest: str = field(default="", kw_only=True)
+    foreign: bool = field(default=False, kw_only=True)
 
     def title(self) -> str:
         """One line for people."""
@@ -132,7 +134,7 @@ def _read_samples(file: OpenFile) -> Samples | None:
 def _common(file: OpenFile) -> dict[str, Any]:
     return {"context": Context.from_json(file.attrs.get("context") or "{}", file.name),
             "provenance": list(file.provenance), "recipe": str(file.attrs.get("recipe-id") or ""),
-            "digest": file.digest}
+            "digest": file.digest, "foreign": not file.attrs.get("context")}
 
 
 @dataclass
@@ -258,7 +260,7 @@ class Labels(Stored):
         raw = file.read("/labels")
         if raw.ndim != 1 or raw.dtype.kind not in "iu":
             raise DataError(f"{file.name}: /labels: {raw.dtype} {raw.shape}, expected integers of shape (N,)")
-        got = {name: file.read(path) for name, path in cls._DATASETS.items() if path in file.names}
+        got: dict[str, Any] = {name: file.read(path) for name, path in cls._DATASETS.items() if path in file.names}
         pca = None
         if "/pca/components" in file.names:
             pca = Pca(*(file.read(f"/pca/{part}") for part in ("mean", "components", "eigenvalues")))
@@ -318,7 +320,7 @@ class Checkpoint(Stored):
     @classmethod
     def load(cls, file: OpenFile) -> Checkpoint:
         """From an opened file or stream."""
-        parts: dict[str, Arrays] = {"model": {}, "optimizer": {}, "memory": {}}
+        parts: dict[str, Any] = {"model": {}, "optimizer": {}, "memory": {}}
         for path in file.names:
             group, _, key = path.lstrip("/").partition("/")
             if group in parts:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def machine_threads() -> int:
     """Threads this process may use: the Slurm task's, else those of the CPU affinity mask."""
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return int(slurm) if slurm.isdigit() and int(slurm) > 0 else len(os.sched_getaffinity(0))
+    return int(slurm) if slurm.isdecimal() and int(slurm) > 0 else len(os.sched_getaffinity(0))
 
 
 def set_thread_variables(threads: int) -> None:
@@ -45,7 +45,7 @@ class Runtime:
 
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
         torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
@@ -66,7 +66,7 @@ def resolve(device: str, threads: int, precision: str = "float32") -> Runtime:
     """
     threads = threads or machine_threads()
     kind, colon, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdigit())):
+    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdecimal())):
         raise UsageError(f"--device: found {device!r}, wanted auto, cpu, cuda or cuda:N")
     if kind == "cpu":
         return Runtime("cpu", threads, precision)

@@ -19,7 +19,7 @@ def world() -> tuple[int, int]:
     """(rank, number of processes) of this job step.
 
     Raises:
-        UsageError: torchrun's variables are half set.
+        UsageError: torchrun's variables are half set, no numbers, or do not fit each other.
         Unavailable: more than one process.
     """
     torchrun = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
@@ -27,13 +27,16 @@ def world() -> tuple[int, int]:
     if len(given) == 1:
         missing = next(name for name in torchrun if name not in given)
         raise UsageError(f"environment: {given[0]} is set, {missing} is not", "set both (torchrun does) or neither")
-    if given:
-        rank, size = int(torchrun["RANK"] or 0), int(torchrun["WORLD_SIZE"] or 1)
-    else:
-        rank, size = int(os.environ.get("SLURM_PROCID", 0)), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    names = ("RANK", "WORLD_SIZE") if given else ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    try:
+        rank, size = int(os.environ.get(names[0]) or 0), int(os.environ.get(names[1]) or 1)
+    except ValueError as error:
+        raise UsageError(f"environment: {names[0]}, {names[1]}: {error}", "whole numbers, or neither of them") from error
     if size > 1:
         raise Unavailable(f"{size} processes: this version of ucl works in one process",
                           "start one task (srun --ntasks=1, or without torchrun)")
+    if rank != 0 or size != 1:
+        raise UsageError(f"environment: {names[0]} is {rank}, {names[1]} {size}, wanted 0 and 1", "unset them to work alone")
     return rank, size
 
 

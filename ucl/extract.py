@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from ucl.context import Context
 from ucl.device import Runtime
 from ucl.errors import DataError
 from ucl.settings import ExtractSettings
+
+if TYPE_CHECKING:
+    from ucl.models import Network
 
 log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]
@@ -92,13 +96,13 @@ def extract(images: ImageList, model: Checkpoint, settings: ExtractSettings, con
     return stream
 
 
-def _blocks(images: ImageList, model: Checkpoint, network: object, settings: ExtractSettings, runtime: Runtime,
+def _blocks(images: ImageList, model: Checkpoint, network: Network, settings: ExtractSettings, runtime: Runtime,
             report: Report, status: NDArray[np.uint8], d: int) -> Iterator[NDArray[np.float32]]:
     import torch
 
     config = model.config
     batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
-    net: torch.nn.Module = network.to(batches.device).eval()  # type: ignore[attr-defined]
+    net = network.to(batches.device).eval()
     mine = dist.shard(len(status))
     for start in range(mine.start, mine.stop, settings.batch):
         stop.check()

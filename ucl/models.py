@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from torch import nn, optim
 
     from ucl.artifacts import Checkpoint
+
+    class Network(nn.Module):
+        """What a backbone is: a module with features."""
+
+        feature_dim: int
+
+        def features(self, x: torch.Tensor, final_relu: bool = True) -> torch.Tensor:
+            """(B, 3, S, S) views as (B, D) features."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,7 @@ def part(model: Checkpoint, prefix: str) -> dict[str, NDArray[Any]]:
     return {name[len(prefix):]: value for name, value in model.model.items() if name.startswith(prefix)}
 
 
-def restore(model: Checkpoint) -> nn.Module:
+def restore(model: Checkpoint) -> Network:
     """The backbone of a checkpoint, with its weights.
 
     Raises:
@@ -183,7 +191,7 @@ def restore(model: Checkpoint) -> nn.Module:
     if name not in BACKBONES:
         raise DataError(f"checkpoint: backbone: found {name!r}, expected one of {', '.join(BACKBONES)}",
                         "a newer ucl may know it; ucl info shows the file")
-    module = build(name, Key())
+    module = cast("Network", build(name, Key()))
     from_arrays(module, part(model, "backbone."))
     return module
 

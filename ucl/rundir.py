@@ -39,7 +39,7 @@ from ucl.errors import (
     StorageError,
     UsageError,
 )
-from ucl.settings import check_override
+from ucl.settings import MachineSettings, check_override
 
 if TYPE_CHECKING:
     from ucl.artifacts import Stored
@@ -80,14 +80,14 @@ class RunConfig:
         lines = ["# Frozen by ucl init. A table such as [cluster] sets a verb's own settings."]
         for name in _PLAIN:
             value = getattr(self, name)
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(f"{name} = {_quote(value)}")
         tables: dict[str, dict[str, str]] = {}
         for key, value in self.overrides.items():
             verb, _, setting = key.partition(".")
             tables.setdefault(verb, {})[setting] = value
         for verb in sorted(tables):
             lines += ["", f"[{verb}]"]
-            lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in sorted(tables[verb].items())]
+            lines += [f"{k} = {_quote(v)}" for k, v in sorted(tables[verb].items())]
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -121,13 +121,33 @@ class RunConfig:
                 values[key] = value
         if "method" not in values:
             raise ConfigError(f"{where}: method: missing", "ucl init METHOD IMAGES -o DIR writes a whole one")
+        _check_values(values, where)
         return cls(**values, overrides=overrides)
+
+
+def _check_values(values: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError unless the method is known and the machine's settings are in their ranges."""
+    from ucl.methods.method import method_named
+
+    try:
+        method_named(values["method"])
+        MachineSettings().override({k: values[k] for k in ("seed", "threads", "precision") if k in values})
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error.message}", error.hint) from error
+    keep = values.get("keep", "all")
+    if keep != "all" and not (keep.isdecimal() and int(keep) > 0):
+        raise ConfigError(f"{where}: keep: found {keep!r}, wanted a number from 1, or all")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(str(v) for v in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quote(text: Any) -> str:
+    """A TOML value; JSON's, but for DEL, which TOML wants escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 class RunDir:
@@ -150,6 +170,8 @@ class RunDir:
                                "ucl init METHOD IMAGES -o DIR makes one") from error
         except PermissionError as error:
             raise NotPermitted(f"{config}: permission denied") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{config}: not UTF-8 text: {error.reason} at byte {error.start}") from error
         self.config = RunConfig.from_toml(text, str(config))
 
     @classmethod
@@ -170,7 +192,7 @@ class RunDir:
         return self.epochs / f"{generation:04d}" / (name if "." in name else f"{name}.h5")
 
     def generations(self) -> list[int]:
-        """Numbers of all committed generations that still have a model, ascending."""
+        """Numbers of all committed generations, ascending; of those that were pruned only the metrics are left."""
         try:
             names = [p.name for p in self.epochs.iterdir()]
         except OSError as error:
@@ -215,7 +237,7 @@ class RunDir:
         """Refuse an artifact that does not belong to this directory.
 
         Raises:
-            DataError: another method or image list, or a generation whose model is another one.
+            DataError: another method or image list, or a generation that is not there yet.
         """
         mine = self.config
         if context.samples_digest and mine.samples_digest and context.samples_digest != mine.samples_digest:

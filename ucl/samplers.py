@@ -104,4 +104,4 @@ def cluster_weights(labels: NDArray[np.int32], k: int, rule: str) -> NDArray[np.
     size = np.bincount(labels[labels >= 0], minlength=k).astype(np.float64)
     power = {"none": 0.0, "inverse": -1.0, "inverse-sqrt": -0.5}[rule]
     weight = np.where(size > 0, np.maximum(size, 1) ** power, 0.0)
-    return (weight * (size.sum() / (weight * size).sum())).astype(np.float32)
+    return np.asarray(weight * (size.sum() / (weight * size).sum()), np.float32)

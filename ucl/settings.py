@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -65,7 +66,10 @@ class Settings:
                 hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
                 raise UsageError(f"{where + ': ' if where else ''}unknown setting {name!r}", hint)
             changes[key] = parse(value, hints[key], f"{where + ': ' if where else ''}{name}")
-        return dataclasses.replace(self, **changes)
+        try:
+            return dataclasses.replace(self, **changes)
+        except UsageError as error:
+            raise UsageError(f"{where + ': ' if where else ''}{error.message}", error.hint) from error
 
     def as_dict(self) -> dict[str, Any]:
         """Field name -> value, in declaration order; tuples stay tuples."""
@@ -82,8 +86,8 @@ def _check(f: dataclasses.Field[Any], value: Any) -> None:
     low, high = f.metadata.get("low"), f.metadata.get("high")
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, (int, float)) and not isinstance(item, bool):
-            if item != item:
-                raise UsageError(f"{f.name}: found {item}, wanted a number")
+            if isinstance(item, float) and not math.isfinite(item):
+                raise UsageError(f"{f.name}: found {item}, wanted a finite number")
             if (low is not None and item < low) or (high is not None and item > high):
                 span = f"at least {low}" if high is None else f"{low} to {high}"
                 raise UsageError(f"{f.name}: found {item}, wanted {span}")
@@ -111,12 +115,24 @@ def parse(value: Any, hint: Any, where: str) -> Any:
                 return value
             return {"true": True, "yes": True, "1": True, "on": True,
                     "false": False, "no": False, "0": False, "off": False}[str(value).lower()]
-        if hint is int and (isinstance(value, bool) or int(float(value)) != float(value)):
+        if isinstance(value, bool) and hint in (int, float):
             raise ValueError
-        return int(float(value)) if hint is int else hint(value)
+        return _integer(value) if hint is int else hint(value)
     except (ValueError, KeyError, TypeError) as error:
         wanted = getattr(hint, "__name__", str(hint))
         raise UsageError(f"{where}: found {value!r}, wanted {wanted}") from error
+
+
+def _integer(value: Any) -> int:
+    """Digits exactly, however many; else a number that is whole, as "1e4"."""
+    try:
+        if not isinstance(value, float):
+            return int(value)
+    except ValueError:
+        value = float(value)
+    if not value.is_integer():
+        raise ValueError
+    return int(value)
 
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -208,7 +224,7 @@ class ViewSettings(Settings):
 class TrainSettings(ViewSettings):
     """`ucl train-epoch`: one epoch of classification on the pseudo-labels."""
 
-    batch: int = option(256, "images in a batch; the last, partial one is kept", low=1,
+    batch: int = option(256, "images in a batch; the last, partial one is kept", low=2,
                         source="DeepCluster section 4.1")
     lr: float = option(0.05, "learning rate, constant", low=0, source="DeepCluster section 4.1")
     momentum: float = option(0.9, "momentum of the network's optimizer", low=0, high=1,
@@ -241,7 +257,7 @@ class KnnSettings(Settings):
 class MachineSettings(Settings):
     """Frozen by `init` because they can change the last bits of a result."""
 
-    seed: int = option(0, "every random draw is a function of it", low=0)
+    seed: int = option(0, "every random draw is a function of it", low=0, high=2**63 - 1)
     threads: int = option(0, "threads; 0 = those of the machine or the Slurm task", flags=("-j", "--threads"), low=0)
     precision: str = option("float32", "matrix products: float32, or tf32 on a GPU that has it",
                             choices=("float32", "tf32"))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ucl.artifacts import Samples
 from ucl.errors import DataError, InputMissing
+from ucl.listing import DIGITS_COUNT
 
 DIGITS = "digits/"
 
@@ -32,7 +33,7 @@ def true_classes(samples: Samples, targets: str | None = None) -> tuple[list[str
     """
     if targets is not None:
         names = _from_file(samples, Path(targets))
-    elif all(p.startswith(DIGITS.encode()) for p in samples.path[:100].tolist()) and len(samples) == 1797:
+    elif all(p.startswith(DIGITS.encode()) for p in samples.path[:100].tolist()) and len(samples) == DIGITS_COUNT:
         from sklearn.datasets import load_digits
 
         truth = load_digits().target
@@ -48,7 +49,7 @@ def true_classes(samples: Samples, targets: str | None = None) -> tuple[list[str
 
 def _from_file(samples: Samples, path: Path) -> list[str | None]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise InputMissing(f"{path}: no such file") from error
     except UnicodeDecodeError as error:

@@ -61,7 +61,7 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
         previous: the last epoch's labels, for NMI and churn only.
 
     Raises:
-        DataError: labels of another length or image list, no labelled image, or a loss that is not finite (the batch and
+        DataError: labels of another length or image list, no two images to draw, or a loss that is not finite (the batch and
             the images' rows are named; nothing is returned, so the last checkpoint stands).
     """
     started = time.monotonic()
@@ -69,6 +69,8 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
     usable = np.where(images.samples.ok, labels.labels, np.int32(-1))
     key = Key(context.seed, context.round, context.stage, context.epoch)
     rows = draw_epoch(usable, settings.sampler, settings.epoch_length, key)
+    if len(rows) < 2:
+        raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
     state = _State(model, labels.k, settings, key, runtime)
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     weight = cluster_weights(usable, labels.k, settings.weights)
@@ -159,9 +161,9 @@ class _State:
             models.from_arrays(head, stored)
         self.head: nn.Linear = head.to(device)
         self.kept = settings.head == "kept"
-        options = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-        self.body_optimizer = optim.SGD(self.backbone.parameters(), momentum=settings.momentum, **options)
-        self.head_optimizer = optim.SGD(self.head.parameters(), momentum=settings.head_momentum, **options)
+        lr, decay = settings.lr, settings.weight_decay
+        self.body_optimizer = optim.SGD(self.backbone.parameters(), lr, settings.momentum, weight_decay=decay)
+        self.head_optimizer = optim.SGD(self.head.parameters(), lr, settings.head_momentum, weight_decay=decay)
         models.load_momentum(self.body_optimizer, self.backbone, model.optimizer, "body/")
         if kept:
             models.load_momentum(self.head_optimizer, self.head, model.optimizer, "head/")

@@ -44,7 +44,7 @@ def main(features: Annotated[str | None, typer.Argument(metavar="[FEATURES]", he
     step = session.step_of(context, "cluster", stage, given)
     context = session.with_flags(context, "cluster", given)
     last = load(Path(previous), "ucl/labels") if previous else None
-    if last is None and run is not None and context.generation >= 0:
+    if last is None and run is not None and context.method:
         last = session.load_labels(run, context.generation)
     made = perform(step, {"features": x, "previous": last}, context, runtime)
     return write_labels("ucl cluster", made["labels"], where, common, json_, force=force, run=run)

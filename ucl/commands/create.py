@@ -41,7 +41,7 @@ def request(method: str, images: str | None, files_from: str | None, assignments
     method_named(method)
     if images is None and files_from is None:
         raise UsageError("no images: found neither IMAGES nor --files-from", "a folder, digits, or --files-from FILE")
-    if keep is not None and keep != "all" and not (keep.isdigit() and int(keep) > 0):
+    if keep is not None and keep != "all" and not (keep.isdecimal() and int(keep) > 0):
         raise UsageError(f"--keep: found {keep!r}, wanted a number from 1, or all")
     overrides = settings_table(assignments) | {f"init.{k}": str(v) for k, v in given.items()}
     if epochs is not None:
@@ -75,7 +75,7 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
         OutputRefused: something is there already.  DataError: unreadable images.
     """
     target = Path(where)
-    if target.is_symlink() or target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise OutputRefused(f"{target}: exists already", "ucl run goes on with a run directory; a new one needs a new name")
     started = time.monotonic()
     config = asked.config
@@ -112,20 +112,22 @@ def _make_parents(target: Path) -> None:
 
 def read_images(config: RunConfig, settings: InitSettings, common: Common) -> Any:
     """The frozen image list: every file decoded once."""
-    from ucl.images import list_images, read_all
+    from ucl.images import read_all
+    from ucl.listing import list_images
 
     listing = list_images(config.images or None, files_from=config.files_from or None, follow_links=settings.follow_links,
                           escape_names=settings.escape_names)
-    with Progress("ucl init", common) as progress:
-        made = read_all(listing, size=settings.size, pack=settings.pack, pack_budget=settings.pack_budget,
+    with Progress(common.command, common) as progress:
+        side = int(settings.pack) if settings.pack.isdecimal() else settings.pack
+        made = read_all(listing, size=settings.size, pack=side, pack_budget=settings.pack_budget,
                         on_error=settings.on_error, max_bad=settings.max_bad, workers=config.threads,
                         max_pixels=settings.max_pixels, progress=lambda done, total: progress("init", done, total))
     for row, reason in list(made.reasons.items())[:10] if not common.quiet else ():
-        say(f"ucl init: warning: {clean(made.paths[row].decode(errors='replace'))}: {reason}")
+        say(f"{common.command}: warning: {clean(made.paths[row].decode(errors='replace'))}: {reason}")
     if len(made.reasons) > 10 and not common.quiet:
-        say(f"ucl init: warning: and {len(made.reasons) - 10} more; ucl view --bad names them all")
+        say(f"{common.command}: warning: and {len(made.reasons) - 10} more; ucl view --bad names them all")
     if listing.ignored and not common.quiet:
-        say(f"ucl init: {listing.ignored} files are no images by their names and were left out")
+        say(f"{common.command}: {listing.ignored} files are no images by their names and were left out")
     return made
 
 

@@ -18,10 +18,11 @@ def main(files: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", 
          *, common: Common) -> int:
     """Print content digests, computed from the bytes and not merely read from the file."""
     from ucl.commands.console import clean
+    from ucl.commands.streams import standard_input
     from ucl.formats.reader import open_artifact
 
     for name in files or ["-"]:
-        with open_artifact(0 if name == "-" else Path(name), name="stdin" if name == "-" else name) as file:
+        with open_artifact(standard_input() if name == "-" else Path(name), name="stdin" if name == "-" else name) as file:
             digest = file.compute_digest()
         typer.echo(f"{digest}  {clean(name)}")
     return 0

@@ -16,8 +16,8 @@ from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.keys import Key
 from ucl.methods.method import Step
-from ucl.rundir import RunConfig, RunDir
 from ucl.run import begin, sign
+from ucl.rundir import RunConfig, RunDir
 from ucl.settings import InitSettings
 
 

@@ -55,7 +55,7 @@ def shell_line(step: Step) -> str:
 
 
 def _counted(config: RunConfig) -> RunConfig:
-    from ucl.images import list_images
+    from ucl.listing import list_images
 
     init = settings_of(config)
     listing = list_images(config.images or None, files_from=config.files_from or None, follow_links=init.follow_links,

@@ -42,9 +42,10 @@ def main(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Fil
 
 
 def _facts(name: str) -> dict[str, Any]:
+    from ucl.commands.streams import standard_input
     from ucl.formats.reader import open_artifact
 
-    source: Path | int = 0 if name == "-" else Path(name)
+    source: Path | int = standard_input() if name == "-" else Path(name)
     with open_artifact(source, name="stdin" if name == "-" else name) as file:
         datasets = {path: "x".join(str(n) for n in file.shape(path)) + f" {file.dtype(path)}" for path in file.names
                     if not path.startswith("/integrity")}

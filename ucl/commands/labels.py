@@ -9,12 +9,12 @@ from typing import Any
 from ucl.commands import session
 from ucl.commands.console import say
 from ucl.commands.options import Common
-from ucl.commands.streams import find_input, open_output
+from ucl.commands.streams import find_input, open_output, stdin_is_data
 from ucl.context import Context
 from ucl.rundir import RunDir
 
 
-def load_input(given: str | None, run: RunDir | None, what: str, common: Common) -> tuple[Any, Context]:
+def load_input(given: str | None, run: RunDir | None, what: str, common: Common, *, joins: bool = False) -> tuple[Any, Context]:
     """(artifact, context) of a stage's input: a file, a stream, or the run directory's work/.
 
     Raises:
@@ -22,9 +22,11 @@ def load_input(given: str | None, run: RunDir | None, what: str, common: Common)
     """
     from ucl.store import load
 
+    if run is not None and given is None and not stdin_is_data():
+        run.next_turn()
     source, name = find_input(given, run, what)
     artifact = load(source, f"ucl/{what}", name)
-    context = session.context_of(artifact, run, common)
+    context = session.context_of(artifact, run, common, name, joins=joins)
     if run is not None and context.method:
         if given is None and source != 0:
             session.fresh(run, context, name, piped=False)

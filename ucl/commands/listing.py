@@ -18,7 +18,7 @@ def list_of(images: str | None, run: RunDir | None) -> Samples:
         UsageError: nothing was named.
     """
     from ucl.formats.reader import open_artifact
-    from ucl.images import list_images
+    from ucl.listing import list_images
 
     if images is None and run is None:
         raise UsageError("no images: found no run directory and no IMAGES")

@@ -28,10 +28,12 @@ class Common:
     """What every command is told.
 
     Attributes:
+        command: as it is called in messages, "ucl cluster".
         quiet: errors only.  verbose: 0, 1 or 2.
         device, threads, seed: the machine options, None where not given.
     """
 
+    command: str = "ucl"
     quiet: bool = False
     verbose: int = 0
     device: str | None = None
@@ -84,13 +86,17 @@ def command(verb: str = "", *, machine: bool = False, seed: bool = False, skip: 
         def run(**values: Any) -> int:
             from ucl.commands.console import start_logging
 
-            common = Common(**{name: values.pop(name) for name in shared})
+            common = Common(called, **{name: values.pop(name) for name in shared})
             start_logging(called, common)
+            all_settings.MachineSettings().override({k: v for k in ("seed", "threads") if (v := getattr(common, k)) is not None}, "command line")
             given = {f.name: values.pop(_name(f, verb)) for f in fields}
             given = {k: v for k, v in given.items() if v is not None}
             if verb:
                 values["given"] = given
-            return function(common=common, **values)
+            try:
+                return function(common=common, **values)
+            except BrokenPipeError:  # typer would make it exit 1
+                return 141
 
         run.__signature__ = inspect.Signature(params)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in params}

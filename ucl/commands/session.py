@@ -10,7 +10,7 @@ from typing import Any
 from ucl import device
 from ucl.commands.options import Common
 from ucl.context import Context
-from ucl.errors import DataError, InputMissing, OutputRefused, UsageError
+from ucl.errors import DataError, InputMissing, OutputRefused
 from ucl.methods.method import Step, step_for
 from ucl.rundir import RunDir
 
@@ -22,8 +22,6 @@ def threads_for(run: RunDir | None, common: Common) -> int:
 
     Also tells libraries that are not yet loaded.
     """
-    if common.threads is not None and common.threads < 0:
-        raise UsageError(f"--threads: found {common.threads}, wanted at least 0")
     threads = common.threads or (run.config.threads if run else 0) or device.machine_threads()
     if run and run.config.threads != threads:
         log.warning("%d threads, the run directory was made with %d: results may differ in their last bits", threads, run.config.threads)
@@ -57,8 +55,11 @@ def step_of(context: Context, verb: str, stage: str, given: dict[str, Any]) -> S
     return step_for(context, verb, stage, given)
 
 
-def context_of(artifact: Any, run: RunDir | None, common: Common) -> Context:
+def context_of(artifact: Any, run: RunDir | None, common: Common, where: str, *, joins: bool) -> Context:
     """The context a stage works in: its input's; the newest generation's where a stage of somebody's own dropped it.
+
+    What an explicit extraction made (``ucl extract IMAGES --model CKPT``) stands beside the plan, also inside a run directory,
+    unless the stage ``joins`` the plan with whatever it is given, as train-epoch does.
 
     Raises:
         DataError: the input does not belong to the run directory.
@@ -66,9 +67,9 @@ def context_of(artifact: Any, run: RunDir | None, common: Common) -> Context:
     context: Context = artifact.context
     if context.method:
         return context if common.seed is None else dataclasses.replace(context, seed=common.seed)
-    if run is not None:
+    if run is not None and (joins or artifact.foreign):
         samples = artifact.samples.digest if artifact.samples is not None else ""
-        run.check(dataclasses.replace(context, samples_digest=samples), "input")
+        run.check(dataclasses.replace(context, samples_digest=samples), where)
         return run.next_turn()
     return dataclasses.replace(context, seed=common.seed if common.seed is not None else context.seed)
 

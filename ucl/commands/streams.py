@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from ucl.errors import DataError, InputMissing, UsageError
 
@@ -72,6 +72,19 @@ def take_stdout() -> int:
     return _saved[0]
 
 
+def standard_input(what: str = "a file") -> int:
+    """The descriptor of standard input, to read an artifact from.
+
+    Raises:
+        UsageError: it is a terminal.  DataError: it is closed or /dev/null.
+    """
+    if _kind(0) == "terminal":
+        raise UsageError("standard input is a terminal; nothing to read", f"give a file, or pipe {what} into it")
+    if _kind(0) == "none":
+        raise DataError("stdin: empty: found no data, expected an HDF5 stream")
+    return 0
+
+
 def find_input(given: str | None, run: RunDir | None, work: str) -> tuple[Path | int, str]:
     """Where a command's input is: (path or file descriptor, its name in messages).
 
@@ -84,11 +97,7 @@ def find_input(given: str | None, run: RunDir | None, work: str) -> tuple[Path |
         UsageError: there is none.  InputMissing: work/ has none yet.
     """
     if given == "-" or (given is None and stdin_is_data()):
-        if _kind(0) == "terminal":
-            raise UsageError("standard input is a terminal; nothing to read", f"give a file, or pipe {work} into it")
-        if _kind(0) == "none":
-            raise DataError("stdin: empty: found no data, expected an HDF5 stream")
-        return 0, "stdin"
+        return standard_input(work), "stdin"
     if given is not None:
         return Path(given), given
     if run is None:
@@ -134,5 +143,11 @@ def open_output(where: str, *, force: bool, run: RunDir | None = None) -> Iterat
     if run is not None and path.parent == run.path / "work":
         path.parent.mkdir(exist_ok=True)
         force = True
-    with AtomicFile(path, force=force) as out:
-        yield out
+    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null or a FIFO is written to, never replaced
+        with path.open("wb", buffering=1 << 20) as out:
+            if out.isatty():
+                raise UsageError("refusing to write HDF5 to a terminal", "give -o FILE, > FILE or a pipe")
+            yield out
+        return
+    with AtomicFile(path, force=force) as whole:
+        yield cast("IO[bytes]", whole)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl.artifacts import FLAGS, STATUS
-from ucl.commands.streams import stdin_is_data
+from ucl.commands.streams import standard_input, stdin_is_data
 from ucl.errors import UsageError
 from ucl.rundir import RunDir
 
@@ -26,7 +26,7 @@ def table_of(file: str | None) -> Table:
 
     source: Path | int
     if file == "-" or (file is None and stdin_is_data()):
-        source, name = 0, "stdin"
+        source, name = standard_input(), "stdin"
     elif file is not None:
         source, name = Path(file), file
     else:
@@ -59,7 +59,8 @@ def _rows(file: Any) -> Table:
         if name in found:
             found[name] = np.array([w.encode() for w in words])[np.minimum(found[name], len(words) - 1)]
     first = [c for c in ("path", "label", "distance", "flag") if c in found]
-    ordered = {"row": np.arange(n), **{c: found[c] for c in first}}
+    ordered: Table = {"row": np.arange(n)}
+    ordered |= {c: found[c] for c in first}
     if "score" in found and np.isnan(found["score"]).all():
         del found["score"]
     return ordered | {c: v for c, v in found.items() if c not in ordered}
@@ -76,7 +77,7 @@ def select(table: Table, columns: str | None, cluster: int | None, bad: bool, ro
     keep = np.arange(n)
     if rows is not None:
         a, mark, b = rows.partition(":")
-        if not mark or (a and not a.isdigit()) or (b and not b.isdigit()):
+        if not mark or (a and not a.isdecimal()) or (b and not b.isdecimal()):
             raise UsageError(f"--rows: found {rows!r}, wanted A:B")
         keep = keep[int(a or 0):int(b) if b else n]
     if cluster is not None:

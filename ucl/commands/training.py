@@ -31,7 +31,7 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
 
     run.next_turn()
     source, _ = find_input(labels, run, "labels")
-    found, context = load_input(labels, run, "labels", common)
+    found, context = load_input(labels, run, "labels", common, joins=True)
     with run.lock():
         session.fresh(run, context, "labels", piped=source == 0)
         step = session.step_of(context, "train-epoch", stage, given)
@@ -69,7 +69,7 @@ def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, mode
                          "ucl train-epoch labels.h5 --images images.h5 --model model.h5 -o next.h5")
     where = find_output(output, None, "model")
     found, context = load_input(labels, None, "labels", common)
-    checkpoint = load(Path(model), "ucl/checkpoint") if model else session.load_model(run, run.newest)  # type: ignore[union-attr]
+    checkpoint = load(Path(model), "ucl/checkpoint") if model else session.load_model(run, run.newest)  # type: ignore[arg-type,union-attr]
     pictures = open_images(images, None, checkpoint, {}, common, runtime) if images else session.load_images(run)  # type: ignore[arg-type]
     context = dataclasses.replace(context, method="", epoch=checkpoint.progress.get("epoch", 0), generation=-1)
     step = session.step_of(context, "train-epoch", "", given)

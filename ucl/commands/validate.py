@@ -26,7 +26,7 @@ def main(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Fil
     worst, found = 0, {}
     for name in files:
         try:
-            problems = validate(Path(name), full)
+            problems = [problem.removeprefix(f"{name}: ") for problem in validate(Path(name), full)]
             code = 65 if problems else 0
         except UclError as error:
             problems, code = [error.message.removeprefix(f"{name}: ")], error.exit_code

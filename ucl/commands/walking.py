@@ -44,7 +44,8 @@ def go(asked: Request | None, output: str | None, common: Common, limit: int, *,
     run = find(asked, output, common)
     fresh_start = run is None
     if run is None:
-        assert asked is not None and output is not None
+        assert asked is not None
+        assert output is not None
         device.set_thread_variables(asked.config.threads)
         run = create(asked, output, common)
     runtime = session.runtime_for(run, common, torch=True)

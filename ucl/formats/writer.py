@@ -37,9 +37,9 @@ Spec = tuple[tuple[int, ...], DTypeLike]
 
 
 def _creator() -> str:
-    import ucl
+    from ucl import __version__
 
-    return f"ucl {getattr(ucl, '__version__', '0')}"
+    return f"ucl {__version__}"
 
 
 class _Sink:

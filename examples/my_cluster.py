@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """A stage of your own in the middle of the pipe:  ucl extract | ./my_cluster.py | ucl train-epoch"""
-import io, sys
+import io
+import sys
+
 import h5py
 from sklearn.cluster import MiniBatchKMeans
 

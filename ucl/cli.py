@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ucl import __version__, stop
-from ucl.errors import EXIT_STATUS, NotPermitted, PlanFinished, Stopped, StorageError, UclError
+from ucl.errors import EXIT_STATUS, DataError, NotPermitted, PlanFinished, Stopped, StorageError, UclError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); the only place a command is registered
     "init": ("init", "Make a run directory: freeze the image list, decode every image once, draw the model.", "Runs"),
@@ -112,6 +112,9 @@ def main() -> NoReturn:
 
 def _guarded(name: str) -> int:
     """Run the command; turn every failure into a message and an exit code."""
+    spool = os.environ.get("UCL_TMPDIR") or os.environ.get("SLURM_TMPDIR")
+    if spool:
+        os.environ["TMPDIR"] = spool  # before tempfile looks
     try:
         if name.split()[-1] in AT_ONCE or name.startswith("ucl evaluate"):
             stop.at_once()
@@ -143,10 +146,13 @@ def _from_os(error: OSError) -> UclError:
 
 def _report(name: str, error: UclError) -> int:
     from ucl.commands.console import clean, say
+    from ucl.commands.streams import later_in_pipe
 
     word = "" if isinstance(error, (Stopped, PlanFinished)) else "error: "
     say(f"{name}: {word}{clean(error.message)}")
-    if error.hint:
+    cut_off = isinstance(error, DataError) and error.message.startswith(("stdin: empty", "stdin: stream ends"))
+    told_already = later_in_pipe() and (cut_off or isinstance(error, PlanFinished))  # the stage that has the fault tells the cure
+    if error.hint and not told_already:
         say(f"  try: {clean(error.hint)}")
     if os.environ.get("UCL_DEBUG"):
         import traceback

@@ -303,6 +303,7 @@ def stored_path(path: bytes, escape_names: bool) -> bytes:
 
 
 def full_path(root: str, path: bytes, escaped: bool) -> bytes:
+    """Where the file of a stored path is: under ``root``, percent-decoded if the list is ``escaped``."""
     return os.path.join(os.fsencode(root), unquote_to_bytes(path) if escaped else path)
 
 

@@ -256,7 +256,10 @@ class RunDir:
         for folder in sorted(self.epochs.iterdir()):
             path = folder / "metrics.json"
             if _GENERATION.fullmatch(folder.name) and path.is_file():
-                found.append(json.loads(path.read_text(encoding="utf-8")))
+                try:
+                    found.append(json.loads(path.read_text(encoding="utf-8")))
+                except ValueError as error:
+                    raise DataError(f"{path}: not JSON: {error}") from error
         return found
 
     def commit(self, generation: int, artifacts: Mapping[str, Stored], metrics: Mapping[str, Any]) -> None:

@@ -66,6 +66,9 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
     """
     started = time.monotonic()
     labels = belonging(labels, images, "labels")
+    if labels.foreign and labels.k > len(labels.labels):
+        raise DataError(f"labels: ids up to {labels.k - 1} for {len(labels.labels)} images, expected fewer clusters than images",
+                        "number the clusters from 0: np.unique(labels, return_inverse=True)[1]")
     usable = np.where(images.samples.ok, labels.labels, np.int32(-1))
     key = Key(context.seed, context.round, context.stage, context.epoch)
     rows = draw_epoch(usable, settings.sampler, settings.epoch_length, key)
@@ -96,15 +99,8 @@ def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
                         "cluster the features of this image list")
     theirs = labels.samples
     if theirs is not None and theirs.digest != mine.digest:
-        row = int(np.flatnonzero(theirs.path != mine.path)[0])
-        same = "the same images in another order" if set(theirs.path.tolist()) == set(mine.path.tolist()) else "other images"
-        raise DataError(f"{where}: row {row} is {_name(theirs.path[row])}, expected {_name(mine.path[row])} as in the image "
-                        f"list ({same})", "cluster the features of this image list")
+        raise DataError(f"{where}: {theirs.unlike(mine)}", "cluster the features of this image list")
     return replace(labels, samples=mine) if theirs is None else labels
-
-
-def _name(path: bytes) -> str:
-    return path.decode("utf-8", "replace").encode("unicode_escape").decode()
 
 
 def describe(labels: Labels, usable: NDArray[np.int32], previous: Labels | None) -> dict[str, Any]:

@@ -6,19 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, StageOption, command
+from ucl.commands.options import Common, ForceOption, OutputOption, StageOption, SummaryJsonOption, command
 
 HELP = "Cluster features into pseudo-labels: PCA, whitening, L2, k-means."
 EXAMPLE = "ucl extract | ucl cluster -k 10000 --pca 256 > labels.h5"
 
 
 @command("cluster", machine=True, seed=True)
-def main(features: Annotated[str | None, typer.Argument(metavar="[FEATURES]", help="Features; - is standard input.", show_default=False)] = None,
+def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help="Features; - is standard input.", show_default=False)] = None,
          *, previous: Annotated[str | None, typer.Option("--previous", metavar="LABELS", help="The last labels, for --warm-start and the "
                                                          "history. Default: the generation's.")] = None,
          assign: Annotated[str | None, typer.Option("--assign", metavar="LABELS", help="No clustering: put each image in the nearest cluster "
                                                     "of these labels.")] = None,
-         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Cluster features."""
     from pathlib import Path

@@ -187,6 +187,6 @@ def same_or_refuse(asked: Request, run: RunDir) -> None:
                 if there.overrides.get(key) != value:
                     raise UsageError(f"{run.path}: {key}: the run has {there.overrides.get(key, 'its default')}, asked for {value}",
                                      f"leave it out to go on, or change {run.path / CONFIG} on purpose")
-        elif getattr(there, name) != wanted:
+        elif name != "threads" and getattr(there, name) != wanted:  # another number of threads warns, as everywhere
             raise UsageError(f"{run.path}: {name}: the run has {getattr(there, name)}, asked for {wanted}",
                              "leave it out to go on, or give another -o DIR")

@@ -14,7 +14,7 @@ EXAMPLE = "ucl digest epochs/*/model.h5"
 
 
 @command()
-def main(files: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", help="Files; - or none: standard input.", show_default=False)] = None,
+def main(files: Annotated[list[str] | None, typer.Argument(metavar="FILE...", help="Files; - or none: standard input.", show_default=False)] = None,
          *, common: Common) -> int:
     """Print content digests, computed from the bytes and not merely read from the file."""
     from ucl.commands.console import clean

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from typing import Any
 
 import typer
@@ -23,7 +24,7 @@ def main(*, json_: JsonOption = False, common: Common) -> int:
     from ucl.formats.reader import hdf5_version
     from ucl.models import BACKBONES
 
-    spool = next((os.environ[v] for v in ("UCL_TMPDIR", "SLURM_TMPDIR", "TMPDIR") if os.environ.get(v)), "/tmp")
+    spool = tempfile.gettempdir()
     facts: dict[str, Any] = {"schema": "ucl.doctor/1", "ucl": __version__, "system": platform.platform(), **store.versions(),
                              "hdf5": hdf5_version(), **device.describe(), "threads": device.machine_threads(),
                              "tmpdir": spool, "tmpdir free bytes": shutil.disk_usage(spool).free,

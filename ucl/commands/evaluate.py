@@ -19,7 +19,7 @@ PART_EXAMPLES = {"clusters": "ucl extract --model model.h5 | ucl cluster -k 10 |
 
 
 @command()
-def clusters(labels: Annotated[str | None, typer.Argument(metavar="[LABELS]", help="Labels; - is standard input.", show_default=False)] = None,
+def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="Labels; - is standard input.", show_default=False)] = None,
              *, targets: TargetsOption = None, output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
              common: Common) -> int:
     """Compare pseudo-labels with true classes."""
@@ -50,7 +50,7 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="[LABELS]", he
 
 
 @command("evaluate-knn", machine=True)
-def knn(features: Annotated[str | None, typer.Argument(metavar="[FEATURES]", help="Features; - is standard input. Default in a run directory: "
+def knn(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help="Features; - is standard input. Default in a run directory: "
                                                        "the newest model's.", show_default=False)] = None, *,
         test: Annotated[str | None, typer.Option("--test", metavar="FOLDER|FEATURES", help="Test images (in a run directory) or their "
                                                  "features. Default: leave one out.")] = None,
@@ -62,16 +62,16 @@ def knn(features: Annotated[str | None, typer.Argument(metavar="[FEATURES]", hel
     from ucl.commands import session
     from ucl.commands.evaluation import knn_inputs, truth_of
     from ucl.commands.streams import stdin_is_data
+    from ucl.context import Context
     from ucl.evaluate.knn import evaluate_knn
     from ucl.rundir import RunDir
-    from ucl.settings import KnnSettings
     from ucl.targets import join
 
     run = RunDir.here()
     from_run = features is None and run is not None and not stdin_is_data()
     runtime = session.runtime_for(run, common, torch=from_run)
     train, tested = knn_inputs(run, features, test, from_run, common, runtime)
-    settings = KnnSettings().override(given)
+    settings: Any = session.step_of(run.context() if run is not None else Context(), "evaluate-knn", "", given).settings
     if tested is None:
         return _show(evaluate_knn(train, truth_of(train, targets)[1], settings, test=None, threads=runtime.threads), output, json_, force=force)
     a, b = join(truth_of(train, targets), truth_of(tested, test_targets))

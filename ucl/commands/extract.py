@@ -14,7 +14,7 @@ EXAMPLE = "ucl extract | ucl cluster -k 100 > labels.h5"
 
 
 @command("extract", machine=True, seed=True)
-def main(images: Annotated[str | None, typer.Argument(metavar="[IMAGES]", help="A folder, digits, or an images.h5. Default: the run "
+def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, digits, or an images.h5. Default: the run "
                                                       "directory's list.", show_default=False)] = None, *,
          files_from: FilesFromOption = None,
          model: Annotated[str | None, typer.Option("--model", metavar="CKPT", help="Checkpoint. Default: the newest generation's.")] = None,

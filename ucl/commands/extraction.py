@@ -34,6 +34,7 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
     explicit = images is not None or files_from is not None or model is not None or backbone is not None
     if run is not None and not explicit:
         context = run.next_turn()
+        context = context if common.seed is None else dataclasses.replace(context, seed=common.seed)
         return session.load_images(run), session.load_model(run, context.generation), context
     if run is None and (images is None and files_from is None):
         raise UsageError("no images: found no run directory and no IMAGES", "ucl extract IMAGES --model CKPT, or cd into a run directory")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from typing import Any
 
 from ucl.commands.create import Request, settings_of
-from ucl.commands.options import Common, flags_of
+from ucl.commands.options import flags_of
 from ucl.context import Context
 from ucl.methods.method import Step, plan, plan_length
 from ucl.rundir import RunConfig, RunDir
 from ucl.settings import InitSettings
 
 
-def forecast(run: RunDir | None, asked: Request | None, common: Common, toml: bool) -> list[str]:
+def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) -> list[str]:
     """The lines of a dry run; opens no GPU and decodes no image."""
     if run is not None:
         context, config = run.context(), run.config
@@ -32,11 +33,22 @@ def forecast(run: RunDir | None, asked: Request | None, common: Common, toml: bo
              f"{config.threads} threads, seed {config.seed}"]
     if run is None:
         assert asked is not None
-        lines.append(f"ucl init {config.method} {asked.config.images or '--files-from ' + asked.config.files_from} -o DIR && cd DIR")
+        lines.append(f"{_init_line(asked, where)} && cd {shlex.quote(where)}")
     lines += ["until ucl status --done; do", "    " + " | ".join(shell_line(step) for step in steps) + " || exit", "done"]
     if not left:
         lines.append("# the plan is done")
     return [*lines, *_costs(run, config, init, steps, left)]
+
+
+def _init_line(asked: Request, where: str) -> str:
+    """The `ucl init` that a new run would start with, with everything the command line says."""
+    given = asked.given
+    words = ["ucl", "init", asked.config.method, *([given["images"]] if "images" in given else [])]
+    for name in ("files_from", "seed", "threads", "precision", "keep"):
+        words += [f"--{name.replace('_', '-')}", str(given[name])] if name in given else []
+    for key, value in asked.config.overrides.items():
+        words += ["--epochs", value] if key == "plan.epochs" else ["--set", f"{key}={value}"]
+    return " ".join(shlex.quote(w) for w in [*words, "-o", where])
 
 
 def shell_line(step: Step) -> str:
@@ -83,8 +95,8 @@ def _costs(run: RunDir | None, config: RunConfig, init: InitSettings, steps: lis
         lines.append(f"# time: {each:.1f} s an epoch as measured here, {_duration(each * left)} for the {left} left")
     else:
         per_image = models.BACKBONES[init.backbone].cpu_seconds * (config.size / 32) ** 2
-        each = per_image * n * 2 / max(config.threads, 1)
-        lines.append(f"# time: about {each:.0f} s an epoch on a CPU of {config.threads} threads, {_duration(each * left)} for {left} "
+        each = 0.5 + per_image * n * 2 / max(config.threads, 1)
+        lines.append(f"# time: about {each:.1f} s an epoch on a CPU of {config.threads} threads, {_duration(each * left)} for {left} "
                      "(a rule of thumb; measured after the first epoch)")
     return lines
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, JsonOption, command
+from ucl.commands.options import Common, SummaryJsonOption, command
 
 HELP = "Make a run directory: freeze the image list, decode every image once, draw the model."
 EXAMPLE = "ucl init deepcluster digits -o runs/digits"
@@ -18,16 +18,16 @@ PrecisionOption = Annotated[str | None, typer.Option("--precision", metavar="flo
 FilesFromOption = Annotated[str | None, typer.Option("--files-from", metavar="FILE", help="List of image paths, one per line; - is "
                                                      "standard input. The order is kept.")]
 MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help="deepcluster or persistent.")]
-ImagesArgument = Annotated[str | None, typer.Argument(metavar="[IMAGES]", help="A folder of images, or digits, the built-in data set.",
+ImagesArgument = Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder of images, or digits, the built-in data set.",
                                                       show_default=False)]
 
 
-@command("init", machine=True, seed=True)
+@command("init", threads=True, seed=True)
 def main(method: MethodArgument, images: ImagesArgument = None, *,
          output: Annotated[str, typer.Option("-o", "--output", metavar="DIR", help="The run directory to make.")],
          files_from: FilesFromOption = None, assignments: SetOption = [],  # noqa: B006
          epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Epochs of the plan. Default: the method's.")] = None,
-         keep: KeepOption = None, precision: PrecisionOption = None, json_: JsonOption = False,
+         keep: KeepOption = None, precision: PrecisionOption = None, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Make a run directory."""
     from ucl.commands.create import create, request

@@ -8,9 +8,11 @@ from typing import Any
 
 from ucl.commands import session
 from ucl.commands.console import say
+from ucl.commands.listing import list_of
 from ucl.commands.options import Common
 from ucl.commands.streams import find_input, open_output, stdin_is_data
 from ucl.context import Context
+from ucl.errors import DataError
 from ucl.rundir import RunDir
 
 
@@ -26,6 +28,9 @@ def load_input(given: str | None, run: RunDir | None, what: str, common: Common,
         run.next_turn()
     source, name = find_input(given, run, what)
     artifact = load(source, f"ucl/{what}", name)
+    belongs = joins or artifact.foreign or bool(artifact.context.method)
+    if run is not None and belongs and artifact.samples is not None and artifact.samples.digest != run.config.samples_digest:
+        raise DataError(f"{name}: {artifact.samples.unlike(list_of(None, run))}", "use this run directory's own features")
     context = session.context_of(artifact, run, common, name, joins=joins)
     if run is not None and context.method:
         if given is None and source != 0:
@@ -47,6 +52,7 @@ def write_labels(command: str, labels: Any, where: str, common: Common, as_json:
         say(json.dumps({"schema": "ucl.labels/1", "k": labels.k, "images": len(labels.labels),
                         "labelled": int((labels.labels >= 0).sum()), **info}, sort_keys=True))
     elif not common.quiet:
+        info = info | info.get("purify", {})
         extra = ", ".join(f"{k.replace('_', ' ')} {info[k]:.6g}" if isinstance(info[k], float) else f"{k.replace('_', ' ')} {info[k]}"
                           for k in ("objective", "empty", "cut_by_distance", "dissolved") if k in info)
         say(f"{command}: {labels.title()}" + (f"; {extra}" if extra else "") + (f"; in {where}" if where != "-" else ""))

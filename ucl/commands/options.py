@@ -58,18 +58,21 @@ OutputOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FIL
                                                   "- is standard output.")]
 ForceOption = Annotated[bool, typer.Option("-f", "--force", help="Replace an existing output file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+SummaryJsonOption = Annotated[bool, typer.Option("--json", help="The summary on standard error as one JSON document.")]
 StageOption = Annotated[str, typer.Option("--stage", metavar="NAME", help="Which step of the plan, where a turn has several of this verb.")]
 
 
-def command(verb: str = "", *, machine: bool = False, seed: bool = False, skip: tuple[str, ...] = ()) -> Callable[[Main], Main]:
+def command(verb: str = "", *, machine: bool = False, threads: bool = False, seed: bool = False,
+            skip: tuple[str, ...] = ()) -> Callable[[Main], Main]:
     """Give a command function its shared options.
 
     Args:
         verb: key of `settings.SETTINGS`; its fields become options, collected in ``given``.
-        machine: add --device and --threads.  seed: add --seed.
+        machine: add --device and --threads.  threads: add --threads alone.  seed: add --seed.
         skip: fields that get no option.
     """
-    shared = {**_QUIET, **(_MACHINE if machine else {}), **(_SEED if seed else {})}
+    named = ("device", "threads") if machine else ("threads",) if threads else ()
+    shared = {**_QUIET, **{name: _MACHINE[name] for name in named}, **(_SEED if seed else {})}
 
     def wrap(function: Main) -> Main:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -137,7 +140,7 @@ def _setting(field: dataclasses.Field[Any], verb: str) -> inspect.Parameter:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     choices = field.metadata.get("choices") or ()
-    metavar = "|".join(choices) if choices else "A,B" if typing.get_origin(hint) is tuple else None
+    metavar = "|".join(choices) if choices else ",".join("ABC"[: len(typing.get_args(hint))]) if typing.get_origin(hint) is tuple else "NAME"
     plain = hint if hint in (int, float, bool) else str
     if plain in (int, float):
         metavar = "N" if plain is int else "X"

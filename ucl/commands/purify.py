@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, StageOption, command
+from ucl.commands.options import Common, ForceOption, OutputOption, StageOption, SummaryJsonOption, command
 
 HELP = "Purify pseudo-labels: keep each cluster's nearest members, dissolve small clusters."
 EXAMPLE = "ucl purify --keep-nearest 0.7 labels.h5 -o pure.h5"
 
 
 @command("purify")
-def main(labels: Annotated[str | None, typer.Argument(metavar="[LABELS]", help="Labels; - is standard input.", show_default=False)] = None, *,
-         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="Labels; - is standard input.", show_default=False)] = None, *,
+         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Purify labels."""
     from ucl.commands import session

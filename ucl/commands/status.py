@@ -19,7 +19,7 @@ _COLUMNS = (("epoch", "generation", "{:d}"), ("loss", "loss", "{:.4f}"), ("NMI l
 
 
 @command()
-def main(directory: Annotated[str, typer.Argument(metavar="[DIR]", help="Run directory. Default: this one.", show_default=False)] = ".", *,
+def main(directory: Annotated[str, typer.Argument(metavar="DIR", help="Run directory. Default: this one.", show_default=False)] = ".", *,
          done: Annotated[bool, typer.Option("--done", help="Print nothing; exit 0 if the plan is done, 1 if not.")] = False,
          json_: JsonOption = False, common: Common) -> int:
     """Show where a run directory stands."""

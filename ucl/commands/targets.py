@@ -16,7 +16,7 @@ TargetsOption = Annotated[str | None, typer.Option("--targets", metavar="FILE", 
 
 
 @command()
-def main(images: Annotated[str | None, typer.Argument(metavar="[IMAGES]", help="images.h5, a folder or digits. Default: the run directory's "
+def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="images.h5, a folder or digits. Default: the run directory's "
                                                       "list.", show_default=False)] = None, *,
          targets: TargetsOption = None, output: OutputOption = None, force: ForceOption = False, common: Common) -> int:
     """Write true classes."""

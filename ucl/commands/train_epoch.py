@@ -6,18 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, StageOption, command
+from ucl.commands.options import Common, ForceOption, StageOption, SummaryJsonOption, command
 
+TrainedOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="In a run directory: also write the labels that "
+                                                   "were trained on. Outside: the checkpoint. - is standard output.")]
 HELP = "Train one epoch on pseudo-labels; in a run directory, commit the next generation."
 EXAMPLE = "ucl extract | ucl cluster -k 100 | ucl train-epoch"
 
 
 @command("train-epoch", machine=True, seed=True)
-def main(labels: Annotated[str | None, typer.Argument(metavar="[LABELS]", help="Labels; - is standard input.", show_default=False)] = None, *,
+def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="Labels; - is standard input.", show_default=False)] = None, *,
          images: Annotated[str | None, typer.Option("--images", metavar="IMAGES", help="images.h5, folder or digits. Default: the run "
                                                     "directory's.")] = None,
          model: Annotated[str | None, typer.Option("--model", metavar="CKPT", help="Checkpoint to go on from. Default: the generation's.")] = None,
-         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+         stage: StageOption = "", output: TrainedOption = None, force: ForceOption = False, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Train one epoch."""
     from ucl.commands import session, training

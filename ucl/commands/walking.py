@@ -171,6 +171,6 @@ def show_plan(asked: Request | None, output: str | None, common: Common, toml: b
     from ucl.commands.forecast import forecast
 
     run = find(asked, output, common)
-    for line in forecast(run, asked, common, toml):
+    for line in forecast(run, asked, output or ".", toml):
         typer.echo(line)
     return 0

@@ -131,6 +131,8 @@ class AtomicFile:
                                 f"-o {self.path}/out.h5")  # fmt: skip
         if not self.force and os.path.lexists(self.path):
             raise OutputRefused(f"{self.path}: exists already", "--force replaces it")
+        if self.path.exists() and not self.path.is_file():
+            raise OutputRefused(f"{self.path}: is no regular file and is never replaced", "give the name of a file")
 
     def _temp_name(self) -> Path:
         return self.path.with_name(f"{self._prefix}{os.getpid()}.{secrets.token_hex(4)}.tmp")

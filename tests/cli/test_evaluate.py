@@ -1,0 +1,82 @@
+"""ucl evaluate: clusters and features against classes."""
+
+from pathlib import Path
+
+import h5py
+
+from cli.harness import Runner
+from ucl import read
+from ucl.artifacts import Evaluation
+
+
+def test_clusters(ucl: Runner, labels: Path, photos: Path, tmp_path: Path) -> None:
+    result = ucl("evaluate", "clusters", labels, stdout="pipe")
+    assert (result.code, result.err) == (0, "")
+    rows = {line.split()[0]: float(line.split()[1]) for line in result.text.splitlines()}
+    assert {"acc_one_to_one", "nmi_arithmetic", "ari"} <= set(rows)
+    assert 1 / 3 <= rows["acc_one_to_one"] <= 1
+    facts = ucl("evaluate", "clusters", "--json", stdin=labels.read_bytes(), stdout="pipe").json
+    assert facts["schema"] == "ucl.evaluation/1"
+    assert sorted(facts["metrics"]["acc_one_to_one"]) == ["high", "low", "n", "protocol", "value"]
+    assert abs(facts["metrics"]["acc_one_to_one"]["value"] - rows["acc_one_to_one"]) < 1e-3
+    assert ucl("targets", photos, "-o", tmp_path / "truth.h5").code == 0
+    truth = ucl("evaluate", "clusters", tmp_path / "truth.h5", "--json", stdout="pipe").json["metrics"]
+    assert truth["acc_one_to_one"]["value"] == truth["ari"]["value"] == 1.0
+
+
+def test_the_run_directorys_labels(ucl: Runner, small: Path, tmp_path: Path) -> None:
+    a = ucl("evaluate", "clusters", "--json", cwd=small, stdout="pipe").json
+    b = ucl("evaluate", "clusters", small / "labels.h5", "--json", cwd=tmp_path, stdout="pipe").json
+    assert a == b
+
+
+def test_output_file(ucl: Runner, labels: Path, tmp_path: Path) -> None:
+    assert ucl("evaluate", "clusters", labels, "-o", tmp_path / "e.h5", stdout="pipe").code == 0
+    made = read(tmp_path / "e.h5", "ucl/evaluation")
+    assert isinstance(made, Evaluation)
+    assert made.value("acc_one_to_one") == ucl("evaluate", "clusters", labels, "--json", stdout="pipe").json["metrics"]["acc_one_to_one"]["value"]
+    piped = ucl("evaluate", "clusters", labels, "-o", "-", stdout="pipe")
+    assert piped.out.startswith(b"\x89HDF")
+    (tmp_path / "p.h5").write_bytes(piped.out)
+    assert read(tmp_path / "p.h5").digest == made.digest
+
+
+def test_targets_from_a_file(ucl: Runner, labels: Path, tmp_path: Path) -> None:
+    names = [p.decode() for p in read(labels).samples.path.tolist()]
+    (tmp_path / "t.tsv").write_text("".join(f"{n}\t{'x' if i % 2 else 'y'}\n" for i, n in enumerate(names)))
+    odd = ucl("evaluate", "clusters", labels, "--targets", tmp_path / "t.tsv", "--json", stdout="pipe").json["metrics"]
+    assert odd["ari"]["value"] < 0.3
+    (tmp_path / "t.csv").write_text("".join(f"{n},{c}\n" for n, c in zip(names, read(labels).labels, strict=True)))
+    own = ucl("evaluate", "clusters", labels, "--targets", tmp_path / "t.csv", "--json", stdout="pipe").json["metrics"]
+    assert own["ari"]["value"] == 1.0
+
+
+def test_knn(ucl: Runner, small: Path, features: Path, photos: Path) -> None:
+    given = ucl("evaluate", "knn", features, "--json", stdout="pipe").json["metrics"]["knn_top1"]
+    here = ucl("evaluate", "knn", "--json", cwd=small, stdout="pipe").json["metrics"]["knn_top1"]
+    assert given == here
+    assert given["n"] == 24
+    assert given["low"] < given["value"] <= given["high"] or given["value"] == 1.0
+    assert "leave-one-out" in given["protocol"]
+    test = ucl("evaluate", "knn", "--test", photos, "-k", 1, "--json", cwd=small, stdout="pipe").json["metrics"]["knn_top1"]
+    assert test["value"] == 1.0                                         # each image's nearest is itself
+    assert "train/test" in test["protocol"]
+    files = ucl("evaluate", "knn", features, "--test", features, "-k", 1, "--json", stdout="pipe").json["metrics"]["knn_top1"]
+    assert files["value"] == 1.0
+    told = ucl("evaluate", "knn", features, "--test", photos, stdout="pipe")
+    assert (told.code, told.out) == (2, b"")
+    assert "a folder needs a model" in told.err
+
+
+def test_digits_have_their_truth_built_in(ucl: Runner, digits: Path) -> None:
+    found = ucl("evaluate", "clusters", "--json", cwd=digits, stdout="pipe").json["metrics"]
+    assert found["acc_one_to_one"]["n"] == 1797
+    with h5py.File(digits / "labels.h5") as file:
+        assert len(file["labels"]) == 1797
+
+
+def test_images_without_classes(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    assert ucl("extract", photos / "ant", "--backbone", "convnet", "-o", "f.h5", cwd=tmp_path).code == 0
+    told = ucl("evaluate", "knn", "f.h5", cwd=tmp_path, stdout="pipe")
+    assert (told.code, told.out) == (65, b"")
+    assert told.lines[0] == "ucl evaluate knn: error: truth: the images lie in no class folders"

@@ -1,0 +1,29 @@
+"""ucl status."""
+
+from pathlib import Path
+
+from cli.harness import Runner, tree
+
+
+def test_text_and_json(ucl: Runner, small: Path) -> None:
+    before = tree(small)
+    result = ucl("status", cwd=small, stdout="pipe")
+    assert (result.code, result.err) == (0, "")
+    lines = result.text.splitlines()
+    assert lines[0] == "deepcluster on 24 images: epoch 1 of 3"
+    assert lines[1].split()[:2] == ["epoch", "loss"]
+    assert lines[2].split()[0] == "1"
+    facts = ucl("status", small, "--json", stdout="pipe").json
+    assert sorted(facts) == ["done", "epoch", "epochs", "images", "method", "metrics", "schema"]
+    assert (facts["schema"], facts["epoch"], facts["epochs"], facts["done"], facts["images"]) == ("ucl.status/1", 1, 3, False, 24)
+    assert [m["generation"] for m in facts["metrics"]] == [0, 1]
+    assert tree(small) == before
+
+
+def test_done(ucl: Runner, small: Path) -> None:
+    for epochs, code in (("3", 1), ("2", 1), ("1", 0)):
+        config = small / "ucl.toml"
+        config.write_text(config.read_text().replace('epochs = "3"', f'epochs = "{epochs}"').replace('epochs = "2"', f'epochs = "{epochs}"'))
+        result = ucl("status", "--done", cwd=small, stdout="pipe")
+        assert (result.code, result.out, result.err) == (code, b"", "")
+    assert ucl("status", cwd=small, stdout="pipe").text.splitlines()[0].endswith("epoch 1 of 1, done")

@@ -370,15 +370,19 @@ def test_warm_start_keeps_ids() -> None:
     assert (first.labels == cold.labels).mean() < 0.5
 
 
-def test_warm_start_reads_raw_labels_and_refuses_another_k() -> None:
+def test_warm_start_reads_raw_labels_and_starts_cold_from_another_k(caplog: pytest.LogCaptureFixture) -> None:
     x = blobs(300)
     warm = dataclasses.replace(PLAIN, warm_start=True)
     first = cluster(features(x), warm, Context(), threads=1)
     cut = dataclasses.replace(first, labels=np.full(300, -1, np.int32))
     one, two = (cluster(features(x), warm, Context(epoch=1), previous=p, threads=1) for p in (first, cut))
     assert one.labels.tobytes() == two.labels.tobytes()
-    with pytest.raises(UsageError, match="10 clusters, wanted k = 9"):
-        cluster(features(x), dataclasses.replace(warm, k=9), Context(epoch=1), previous=first, threads=1)
+    nine = dataclasses.replace(warm, k=9, iterations=5)
+    started = cluster(features(x), nine, Context(epoch=1), previous=first, threads=1)
+    assert "10 clusters, not 9: started cold, 20 iterations" in caplog.text
+    cold = cluster(features(x), dataclasses.replace(PLAIN, k=9, iterations=20), Context(epoch=1), threads=1)
+    assert started.labels.tobytes() == cold.labels.tobytes()
+    assert started.info["warm_start"] is False
 
 
 # assign

@@ -24,7 +24,7 @@ def ucl(*args: str, cwd: Path, **env: str) -> str:
 
 def pipe(line: str, cwd: Path, **env: str) -> int:
     """Run a shell line; ``ucl`` in it is this environment's."""
-    text = re.sub(r"\bucl\b", f"{sys.executable} -m ucl", line)
+    text = re.sub(r"(?<![\w/.-])ucl(?= )", f"{sys.executable} -m ucl", line)
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {text}"], cwd=cwd, env={**ENV, **env}, stdin=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode in (0, 1, 76), done.stderr

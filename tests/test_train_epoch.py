@@ -479,13 +479,14 @@ def test_agreement_with_the_last_labels(images: ImageList, model: Checkpoint, y:
 
 
 @pytest.mark.parametrize(("values", "k", "collapsed"), [
-    ([0] * 13 + [1] * 11, 2, True), ([0] * 12 + [1] * 12, 2, False), ([0] * 8 + [1] * 8 + [2] * 8, 31, True),
+    ([0] * 13 + [1] * 11, 10, True), ([0] * 13 + [1] * 11, 9, False), ([0] * 12 + [1] * 12, 10, False), ([0] * 24, 2, True),
+    ([0] * 8 + [1] * 8 + [2] * 8, 31, True),
     ([0] * 8 + [1] * 8 + [2] * 8, 30, False)])
 def test_collapse(images: ImageList, model: Checkpoint, caplog: pytest.LogCaptureFixture, values: list[int], k: int, collapsed: bool) -> None:
-    """A cluster of more than half of the images, or fewer than a tenth of the clusters filled."""
+    """One of ten or more clusters has over half of the images, fewer than a tenth are filled, or one is left."""
     with caplog.at_level(logging.WARNING):
         found = train(images, model, labels(values, k=k)).metrics
     assert found.get("collapse", False) is collapsed
     assert ("the clusters collapse" in caplog.text) is collapsed
-    if k == 2 and collapsed:
-        assert "2 of 2 are filled, the largest has 54 % of the images" in caplog.text
+    if k == 10 and collapsed:
+        assert "2 of 10 are filled, the largest has 54 % of the images" in caplog.text

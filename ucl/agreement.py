@@ -1,4 +1,4 @@
-"""How far two labelings of the same images agree: NMI in both normalisations, and churn.
+"""How far two labelings of the same images agree: NMI in both normalisations, and churn; and whether one has collapsed.
 
 DeepCluster divides the mutual information by the geometric mean of the entropies (section 4.1 and its figure
 2), and so do UIC's tables; scikit-learn's default has been the arithmetic mean since 0.22, which SCAN and
@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+COLLAPSE_K = 10
+COLLAPSE_SHARE = 0.5
+COLLAPSE_CLUSTERS = 0.1
 
 
 def nmi(a: NDArray[np.integer], b: NDArray[np.integer]) -> tuple[float, float]:
@@ -50,3 +54,9 @@ def compare_labelings(a: NDArray[np.int32], b: NDArray[np.int32]) -> dict[str, f
     a, b = a[both], b[both]
     arithmetic, geometric = nmi(a, b)
     return {"nmi_arithmetic": arithmetic, "nmi_geometric": geometric, "churn": float((a != b).mean())}
+
+
+def collapsed(size: NDArray[np.int64]) -> bool:
+    """Whether clusters of these sizes have collapsed: one is left, under a tenth are filled, or one of ten or more has half."""
+    k, filled, n = len(size), int((size > 0).sum()), int(size.sum())
+    return filled <= 1 or filled < COLLAPSE_CLUSTERS * k or (k >= COLLAPSE_K and int(size.max()) > COLLAPSE_SHARE * n)

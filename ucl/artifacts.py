@@ -284,6 +284,10 @@ class Labels(Stored):
         for name in ("flag", "distance", "score", "weight"):
             if name in got and len(got[name]) != len(raw):
                 raise DataError(f"{file.name}: /{name}: {len(got[name])} rows, expected {len(raw)} as in /labels")
+        weight = got.get("weight")
+        if weight is not None and not (np.isfinite(weight) & (weight >= 0)).all():
+            raise DataError(f"{file.name}: /weight: row {int(np.flatnonzero(~(weight >= 0) | ~np.isfinite(weight))[0])} is "
+                            "negative or not finite, expected a weight from 0")
         if labels.samples is not None and len(labels.samples) != len(raw):
             raise DataError(f"{file.name}: /labels: {len(raw)} rows, expected {len(labels.samples)} as in /samples/path")
         return labels

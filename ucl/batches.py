@@ -35,13 +35,14 @@ class Batches:
         self.images, self.runtime, self.size = images, runtime, size
         self.mean, self.std = mean, std
         self.device = runtime.prepare()
+        self.files = images.files()
 
     def _packed(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """(B, H, W, 3) uint8 on the device."""
         import torch
 
         if self.device.type == "cpu":
-            return torch.from_numpy(self.images.files().batch(rows))
+            return torch.from_numpy(self.files.batch(rows))
         cache = self.images.on_device
         if str(self.device) not in cache:
             assert self.images.pixels is not None
@@ -63,9 +64,8 @@ class Batches:
         recipe = views.recipe(settings, self.mean, self.std)
         if self.images.pixels is not None:
             return views.train_views(self._packed(rows), key, positions, view, recipe, self.size)
-        files = self.images.files()
-        boxes = views.crop_boxes(key, positions, view, files.height[rows], files.width[rows], recipe)
-        pixels = torch.from_numpy(files.crops(rows, boxes, self.size, self.runtime.threads)).to(self.device)
+        boxes = views.crop_boxes(key, positions, view, self.files.height[rows], self.files.width[rows], recipe)
+        pixels = torch.from_numpy(self.files.crops(rows, boxes, self.size, self.runtime.threads)).to(self.device)
         return views.train_views(pixels, key, positions, view, views.uncropped(recipe), self.size)
 
     def evaluate(self, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -75,5 +75,5 @@ class Batches:
         recipe = views.recipe(ViewSettings(), self.mean, self.std)
         if self.images.pixels is not None:
             return views.eval_views(self._packed(rows), recipe, self.size)
-        pixels = self.images.files().crops(rows, None, self.size, self.runtime.threads)
+        pixels = self.files.crops(rows, None, self.size, self.runtime.threads)
         return views.eval_views(torch.from_numpy(pixels).to(self.device), recipe, self.size)

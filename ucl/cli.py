@@ -122,6 +122,8 @@ def _guarded(name: str) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except UclError as error:
+        if _cut_off(error) and stop.pending():  # the signal that ended the stage before came here too
+            error = Stopped(stop.pending())
         return _report(name, error)
     except BrokenPipeError:
         return 141
@@ -144,14 +146,18 @@ def _from_os(error: OSError) -> UclError:
     return StorageError(text, "free some space" if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else "")
 
 
+def _cut_off(error: UclError) -> bool:
+    """Whether the stage before this one in the pipe did not finish."""
+    return isinstance(error, DataError) and error.message.startswith(("stdin: empty", "stdin: stream ends"))
+
+
 def _report(name: str, error: UclError) -> int:
     from ucl.commands.console import clean, say
     from ucl.commands.streams import later_in_pipe
 
     word = "" if isinstance(error, (Stopped, PlanFinished)) else "error: "
     say(f"{name}: {word}{clean(error.message)}")
-    cut_off = isinstance(error, DataError) and error.message.startswith(("stdin: empty", "stdin: stream ends"))
-    told_already = later_in_pipe() and (cut_off or isinstance(error, PlanFinished))  # the stage that has the fault tells the cure
+    told_already = later_in_pipe() and (_cut_off(error) or isinstance(error, PlanFinished))  # the stage that has the fault tells the cure
     if error.hint and not told_already:
         say(f"  try: {clean(error.hint)}")
     if os.environ.get("UCL_DEBUG"):
@@ -172,6 +178,8 @@ def _other(name: str, error: Exception) -> int:
         say(f"{name}: error: {clean(error.format_message())}")
         say(f"  try: {name} --help")
         return 2
+    if isinstance(error, RuntimeError) and ("out of memory" in str(error) or "DefaultCPUAllocator" in str(error)):  # torch's
+        return _report(name, StorageError("out of memory", "a smaller --batch; ucl run --dry-run estimates memory"))
     if type(error).__name__ == "Abort":
         return 130
     if os.environ.get("UCL_DEBUG"):

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl import pca as pca_module
+from ucl.agreement import collapsed
 from ucl.artifacts import BAD_IMAGE, KEPT, Features, Labels, Pca
 from ucl.context import Context
-from ucl.errors import DataError, UsageError
+from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.kmeans import (
     KMeansResult,
@@ -59,7 +60,7 @@ def cluster(features: Features, settings: ClusterSettings, context: Context, *,
         history, and in ``info`` the counts and the objective.
 
     Raises:
-        UsageError: k below 2 or above the number of usable rows; a warm start from another K.
+        UsageError: k below 2 or above the number of usable rows.
         DataError: a usable row that is not finite, no usable row, constant features under PCA, empty clusters
             under ``empty = "error"``, previous labels of other images.
     """
@@ -72,9 +73,15 @@ def cluster(features: Features, settings: ClusterSettings, context: Context, *,
     check_k(k, len(rows))
     x, pca = _project(features, rows, settings, threads)
     init, drawn = None, 0
+    iterations = settings.iterations
     if settings.warm_start and previous is not None:
-        init, drawn = initial_means(x, _raw(previous, k)[rows], k, key)
-    found = kmeans(x, k, iterations=settings.iterations, redo=settings.redo, seed=key.small("kmeans"),
+        raw = _raw(previous)
+        if previous.k == k and raw.max(initial=-1) < k:
+            init, drawn = initial_means(x, raw[rows], k, key)
+        else:
+            iterations = max(iterations, ClusterSettings().iterations)
+            log.warning("warm start: the previous labels have %d clusters, not %d: started cold, %d iterations", previous.k, k, iterations)
+    found = kmeans(x, k, iterations=iterations, redo=settings.redo, seed=key.small("kmeans"),
                    spherical=settings.spherical, max_points=settings.max_points, empty=settings.empty,
                    init=init, key=key, threads=threads)
     mean, size = member_means(x, found.labels, k)
@@ -168,14 +175,11 @@ def _same_images(features: Features, previous: Labels) -> None:
                         "make the labels again, or leave /history out")
 
 
-def _raw(previous: Labels, k: int) -> NDArray[np.int32]:
+def _raw(previous: Labels) -> NDArray[np.int32]:
     """Labels (N,) of the last epoch, before purification if the history remembers them."""
     raw = previous.labels
     if previous.history is not None and len(previous.history):
         raw = previous.history[-1]
-    if previous.k != k or raw.max(initial=-1) >= k:
-        raise UsageError(f"warm start: the previous labels have {previous.k} clusters, wanted k = {k}",
-                         f"-k {previous.k}, or --no-warm-start")
     return raw.astype(np.int32)
 
 
@@ -238,6 +242,6 @@ def _info(settings: ClusterSettings, found: KMeansResult, k: int, images: int, w
 def _warn_of_collapse(size: NDArray[np.int64], n: int) -> None:
     """Warn where under a tenth of the clusters have members, or one of ten or more has half of all images."""
     k, used = len(size), int((size > 0).sum())
-    if used < 0.1 * k or (k >= 10 and size.max() > 0.5 * n) or used == 1:
+    if collapsed(size):
         log.warning("collapse: %d of %d clusters have members, the largest %d of %d images", used, k,
                     int(size.max()), n)

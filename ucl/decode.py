@@ -58,7 +58,7 @@ MAX_PIXELS = 178_956_970
 MAX_FILE_BYTES = 1 << 30
 
 _CHUNK = 8  # images in one unit of work
-_WORTH_A_THREAD = 1e-3  # seconds an image takes
+WORTH_A_THREAD = 1e-3  # seconds an image takes
 MAX_PATH_BYTES = 4095
 _HEADER = 16
 _ORIENTATION = 0x0112
@@ -308,19 +308,20 @@ def full_path(root: str, path: bytes, escaped: bool) -> bytes:
 
 
 def in_order(
-    work: Callable[[int, int], Sequence[Any]], count: int, workers: int
+    work: Callable[[int, int], Sequence[Any]], count: int, workers: int, *, slow: bool = False
 ) -> Generator[Any, None, None]:
     """Results of ``work(start, stop)`` over 0..count in row order, a bounded number in flight.
 
-    Threads start once an image takes longer than `_WORTH_A_THREAD`: on tiny images they only
+    Threads start once an image takes longer than `WORTH_A_THREAD`: on tiny images they only
     fight for the interpreter's lock (50,000 JPEGs of 32 px: 4 s alone, 10 s with two threads).
+    ``slow`` says that they are known to take longer, and starts the threads at once.
     """
     start = 0
-    while start < count:
+    while start < count and not (slow and workers > 1):
         stop = min(start + _CHUNK, count)
         began = time.perf_counter()
         results = work(start, stop)
-        slow = time.perf_counter() - began > _WORTH_A_THREAD * (stop - start)
+        slow = time.perf_counter() - began > WORTH_A_THREAD * (stop - start)
         first, start = start == 0, stop
         yield from results
         if slow and workers > 1 and not first:  # the first unit also imports the decoders

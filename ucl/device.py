@@ -20,9 +20,13 @@ def machine_threads() -> int:
 
 
 def set_thread_variables(threads: int) -> None:
-    """Tell numerical libraries that are not yet loaded how many threads to use."""
+    """Tell numerical libraries that are not yet loaded how many threads to use, and not to spin while they wait.
+
+    Spinning gains 15 % on idle cores; beside another busy process it made an epoch of digits 30 times slower.
+    """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @dataclass(frozen=True)

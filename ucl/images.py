@@ -16,7 +16,9 @@ in this module.
 # Paths are bytes here, since names need not be UTF-8, and pathlib knows only str.
 from __future__ import annotations
 
+import logging
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -32,6 +34,8 @@ from ucl.listing import DIGITS_ROOT, Listing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 NATIVE_LIMIT = 64
 """Square images up to this side are packed as they are."""
@@ -52,6 +56,7 @@ class ImageSet:
         width: (N,) u4.
         escaped: as in `Listing`.
         reasons: row -> why it is not OK (not stored).
+        slow: images were seen to take longer than `decode.WORTH_A_THREAD` to decode, so threads pay (not stored).
     """
 
     paths: NDArray[np.bytes_]
@@ -64,6 +69,7 @@ class ImageSet:
     width: NDArray[np.uint32]
     escaped: bool = False
     reasons: dict[int, str] = field(default_factory=dict)
+    slow: bool = field(default=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -123,9 +129,11 @@ class ImageSet:
             ]
 
         out = np.empty((len(rows), size, size, 3), np.uint8)
-        with closing(decode.in_order(work, len(rows), workers)) as images:
+        began = time.perf_counter()
+        with closing(decode.in_order(work, len(rows), workers, slow=self.slow)) as images:
             for index, image in enumerate(images):
                 out[index] = image
+        self.slow = self.slow or time.perf_counter() - began > decode.WORTH_A_THREAD * max(len(rows), 1)
         return out
 
     def _require_ok(self, rows: NDArray[np.int64]) -> None:
@@ -305,8 +313,11 @@ def _pack_side(
     if pack != "auto":
         if isinstance(pack, str) or pack < 1:
             raise UsageError(f"--pack: found {pack!r}, wanted auto, none or a side in pixels")
+        if pack > size:
+            log.warning("pixels packed at %d px for views of %d px: training views are resampled without a filter, so they alias", pack, size)
         return pack
-    side = _common_side(listing, workers) or size
+    native = _common_side(listing, workers)
+    side = native if native is not None and native <= size else size  # larger pixels would alias in the views
     return side if len(listing.paths) * side * side * 3 <= budget else None
 
 

@@ -126,7 +126,9 @@ def kmeans(x: NDArray[np.float32], k: int, *, iterations: int, redo: int, seed: 
 
 
 def check_k(k: int, n: int) -> None:
-    """Raise UsageError unless 2 <= k <= n."""
+    """Raise UsageError unless 2 <= k <= n; DataError if n < 2."""
+    if n < 2:
+        raise DataError(f"features: found {n} usable images, wanted at least 2", "two clusters need two images")
     if k < 2:
         raise UsageError(f"k: found {k}, wanted at least 2")
     if k > n:

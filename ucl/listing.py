@@ -227,5 +227,5 @@ def _read_lines(name: str) -> list[tuple[int, bytes]]:
             raise UsageError(
                 f"{name}: a folder, not a list of paths", "give the folder itself as IMAGES"
             ) from None
-    lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    lines = (line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
     return [(number, line) for number, line in enumerate(lines, 1) if line]

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ucl.artifacts import Stored
 
 CONFIG = "ucl.toml"
+_held: set[Path] = set()
 _GENERATION = re.compile(r"\d{4,}")
 _PLAIN = {"method": str, "images": str, "files_from": str, "source": str, "n": int, "size": int, "seed": int, "threads": int,
           "precision": str, "keep": str, "samples_digest": str}
@@ -253,7 +254,7 @@ class RunDir:
     def metrics(self) -> list[dict[str, Any]]:
         """metrics.json of every epoch that was ever committed, oldest first."""
         found = []
-        for folder in sorted(self.epochs.iterdir()):
+        for folder in sorted(self.epochs.iterdir(), key=lambda p: (len(p.name), p.name)):
             path = folder / "metrics.json"
             if _GENERATION.fullmatch(folder.name) and path.is_file():
                 try:
@@ -348,9 +349,11 @@ class RunDir:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+        _held.add(path.absolute())
         try:
             yield
         finally:
+            _held.discard(path.absolute())
             with contextlib.suppress(OSError):
                 if path.read_text(encoding="utf-8") == mine:
                     path.unlink()
@@ -362,6 +365,8 @@ class RunDir:
             return
         same_host = host == socket.gethostname()
         same_job = job != "-" and job == os.environ.get("SLURM_JOB_ID")
+        if path.absolute() in _held:
+            raise OutputRefused(f"{path}: this process is at work here already")
         if (same_host and not _alive(pid)) or (not same_host and same_job):
             path.unlink(missing_ok=True)
             return
@@ -370,6 +375,9 @@ class RunDir:
 
 
 def _alive(pid: str) -> bool:
+    """Whether another process of that number lives; our own number is an earlier life's (a container restarts with the same)."""
+    if pid == str(os.getpid()):
+        return False
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):

@@ -41,6 +41,11 @@ def at_once() -> None:
     check()
 
 
+def pending() -> int:
+    """The signal that has come and was not acted on yet; 0 if none has."""
+    return _pending[0] if _pending else 0
+
+
 def check() -> None:
     """A safe point.
 

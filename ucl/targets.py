@@ -49,7 +49,7 @@ def true_classes(samples: Samples, targets: str | None = None) -> tuple[list[str
 
 def _from_file(samples: Samples, path: Path) -> list[str | None]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise InputMissing(f"{path}: no such file") from error
     except UnicodeDecodeError as error:

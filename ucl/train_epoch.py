@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl import dist, stop
-from ucl.agreement import compare_labelings
+from ucl.agreement import collapsed, compare_labelings
 from ucl.artifacts import Checkpoint, ImageList, Labels, replace
 from ucl.batches import Batches
 from ucl.context import Context
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]
 
-COLLAPSE_SHARE = 0.5
-COLLAPSE_CLUSTERS = 0.1
 
 
 @dataclasses.dataclass
@@ -70,6 +68,10 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
         raise DataError(f"labels: ids up to {labels.k - 1} for {len(labels.labels)} images, expected fewer clusters than images",
                         "number the clusters from 0: np.unique(labels, return_inverse=True)[1]")
     usable = np.where(images.samples.ok, labels.labels, np.int32(-1))
+    if not np.array_equal(usable, labels.labels):  # a stage of somebody's own may have labelled images that cannot be read
+        labels = replace(labels, labels=usable)
+    if labels.weight is not None:
+        usable = np.where(labels.weight > 0, usable, np.int32(-1))
     key = Key(context.seed, context.round, context.stage, context.epoch)
     rows = draw_epoch(usable, settings.sampler, settings.epoch_length, key)
     if len(rows) < 2:
@@ -114,7 +116,7 @@ def describe(labels: Labels, usable: NDArray[np.int32], previous: Labels | None)
         "objective": labels.info.get("objective"), "cluster_iterations": labels.info.get("iterations")}
     if previous is not None and len(previous.labels) == len(labels.labels):
         found |= compare_labelings(labels.labels, previous.labels)
-    if found["largest_share"] > COLLAPSE_SHARE or filled < COLLAPSE_CLUSTERS * labels.k:
+    if collapsed(size):
         found["collapse"] = True
         log.warning("the clusters collapse: %d of %d are filled, the largest has %.0f %% of the images",
                     filled, labels.k, 100 * found["largest_share"])

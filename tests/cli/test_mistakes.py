@@ -155,12 +155,11 @@ def test_stale_work(refused: Callable[..., Result], ucl: Runner, small: Path) ->
 # -- wrong values --------------------------------------------------------------------------------------------------------------
 
 
-def test_k(refused: Callable[..., Result], features: Path, labels: Path) -> None:
+def test_k(refused: Callable[..., Result], features: Path) -> None:
     refused(2, ["cluster", features, "-k", 25], "k: found 25, wanted at most 24", "-k 24")
     refused(2, ["cluster", features, "-k", 1], "k: found 1, wanted at least 2")
     refused(2, ["cluster", features, "-k", -4], "k: found -4, wanted at least 0")
     refused(2, ["cluster", features, "-k", "many"], "'-k'", "ucl cluster --help")
-    refused(2, ["cluster", features, "-k", 4, "--previous", labels, "--warm-start"], "have 3 clusters, wanted k = 4", "-k 3")
 
 
 def test_values_out_of_range(refused: Callable[..., Result], features: Path, labels: Path, photos: Path, small: Path) -> None:

@@ -103,13 +103,15 @@ def test_shell_and_run_may_alternate(ucl: Runner, small: Path) -> None:
 
 
 def test_collapse_stops_when_asked(ucl: Runner, photos: Path, tmp_path: Path) -> None:
-    """Of 23 images in two clusters one has more than half."""
-    (photos / "ant/0.png").unlink()
-    words = ["run", "deepcluster", photos, "-o", tmp_path / "run", "--epochs", 3, "--size", 16, "--set", "cluster.k=2"]
+    """Images that are all alike fall into one cluster."""
+    alike = (photos / "ant/0.png").read_bytes()
+    for path in photos.rglob("*.png"):
+        path.write_bytes(alike)
+    words = ["run", "deepcluster", photos, "-o", tmp_path / "run", "--epochs", 3, "--size", 16, "--set", "cluster.k=2", "--set", "cluster.pca=0"]
     result = ucl(*words, "--stop-on-collapse", stdout="pipe")
     assert (result.code, result.out) == (65, b"")
-    assert any(line.startswith("ucl run: warning: the clusters collapse: 2 of 2 are filled") for line in result.lines)
-    assert "the clusters collapsed in epoch 1: 2 filled" in result.lines[-2]
+    assert any(line.startswith("ucl run: warning: the clusters collapse: 1 of 2 are filled") for line in result.lines)
+    assert "the clusters collapsed in epoch 1: 1 filled" in result.lines[-2]
     metrics = json.loads((tmp_path / "run/epochs/0001/metrics.json").read_text())      # committed before it stops
     assert metrics["collapse"] is True
     assert metrics["largest_share"] > 0.5

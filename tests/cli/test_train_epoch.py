@@ -1,6 +1,8 @@
 """ucl train-epoch: the commit of a generation; and a checkpoint outside of a run directory."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -95,3 +97,28 @@ def test_keep_all(ucl: Runner, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert ucl("run", "deepcluster", photos, "-o", run, "--epochs", 3, "--keep", "all", "--size", 16, "--set", "cluster.k=3").code == 0
     assert [(run / f"epochs/{i:04d}/model.h5").exists() for i in range(4)] == [True] * 4
+
+
+def test_unreadable_images_stay_in_no_cluster(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    """A stage of somebody's own that labels every row does not put an unreadable image into a cluster, and weight 0 is not drawn."""
+    (photos / "ant/0.png").write_bytes(b"no picture")
+    words = ["init", "persistent", photos, "-o", "run", "--size", 16, "--on-error", "skip", "--set", "cluster.k=3", "--epochs", 3]
+    assert ucl(*words, cwd=tmp_path).code == 0
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file["labels"] = np.arange(24) % 2
+        file["weight"] = np.where(np.arange(24) < 4, 0, 1).astype("f4")
+    assert ucl("train-epoch", tmp_path / "mine.h5", cwd=tmp_path / "run").code == 0
+    with h5py.File(tmp_path / "run/epochs/0001/labels.h5") as file:
+        assert file["labels"][0] == -1
+        assert file["labels"][1] == 1
+    result = ucl("run", cwd=tmp_path / "run")                 # and the plan goes on, from another number of clusters
+    assert result.code == 0
+    assert "started cold, 20 iterations" in result.err
+
+
+def test_own_pid_in_a_lock_of_an_earlier_life(ucl: Runner, digits: Path) -> None:
+    """A container restarts with the same host name and the same pid."""
+    line = f'echo "$(hostname) $$ -" > lock; exec {sys.executable} -m ucl run --limit 1 -q'
+    done = subprocess.run(["sh", "-c", line], cwd=digits, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ucl import device
+from ucl import device, stop
 from ucl.commands.console import Progress, clean, say
 from ucl.commands.options import Common, settings_table
 from ucl.context import Context
@@ -53,7 +54,7 @@ def request(method: str, images: str | None, files_from: str | None, assignments
     stated |= {k: v for k, v in machine.items() if v is not None}
     chosen = MachineSettings().override({k: stated[k] for k in ("seed", "threads", "precision") if k in stated})
     defaults = chosen.as_dict() | {"threads": chosen.threads or device.machine_threads()}
-    return Request(RunConfig(**(defaults | stated)), stated)
+    return Request(RunConfig(**(stated | defaults)), stated)
 
 
 def _absolute(images: str) -> str:
@@ -75,6 +76,8 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
         OutputRefused: something is there already.  DataError: unreadable images.
     """
     target = Path(where)
+    if target.is_dir() and target.samefile(Path()):
+        raise UsageError(f"-o {where}: is the folder you are in", "cd .. and give it a name: the folder is made whole by one rename")
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise OutputRefused(f"{target}: exists already", "ucl run goes on with a run directory; a new one needs a new name")
     started = time.monotonic()
@@ -94,9 +97,8 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
         temporary.mkdir()
         run = _fill(temporary, config, settings, images)
         fsync_dir(temporary)
-        if target.is_dir():
-            target.rmdir()
-        temporary.rename(target)
+        stop.check()
+        _put(temporary, target)
         fsync_dir(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -104,6 +106,22 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     run = RunDir(target)
     _summary(run, images, time.monotonic() - started, common, as_json)
     return run
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Rename the finished folder to its place.
+
+    Raises:
+        OutputRefused: another process made it first.
+    """
+    try:
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise OutputRefused(f"{target}: exists already; another process made it", "ucl run goes on with a run directory") from error
+        raise
 
 
 def _make_parents(target: Path) -> None:
@@ -118,10 +136,15 @@ def read_images(config: RunConfig, settings: InitSettings, common: Common) -> An
     listing = list_images(config.images or None, files_from=config.files_from or None, follow_links=settings.follow_links,
                           escape_names=settings.escape_names)
     with Progress(common.command, common) as progress:
+
+        def tick(done: int, total: int) -> None:
+            stop.check()
+            progress("init", done, total)
+
         side = int(settings.pack) if settings.pack.isdecimal() else settings.pack
         made = read_all(listing, size=settings.size, pack=side, pack_budget=settings.pack_budget,
                         on_error=settings.on_error, max_bad=settings.max_bad, workers=config.threads,
-                        max_pixels=settings.max_pixels, progress=lambda done, total: progress("init", done, total))
+                        max_pixels=settings.max_pixels, progress=tick)
     for row, reason in list(made.reasons.items())[:10] if not common.quiet else ():
         say(f"{common.command}: warning: {clean(made.paths[row].decode(errors='replace'))}: {reason}")
     if len(made.reasons) > 10 and not common.quiet:

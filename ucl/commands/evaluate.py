@@ -23,6 +23,8 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
              *, targets: TargetsOption = None, output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
              common: Common) -> int:
     """Compare pseudo-labels with true classes."""
+    import numpy as np
+
     from ucl.commands import session
     from ucl.commands.streams import find_input, stdin_is_data
     from ucl.errors import DataError
@@ -34,7 +36,9 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
     run = RunDir.here()
     session.runtime_for(run, common, torch=False)
     if labels is None and run is not None and not stdin_is_data():
-        found = session.load_kept(run.file(run.newest, "labels"), "ucl/labels")
+        found = session.load_labels(run, run.newest)
+        if found is None:
+            raise DataError(f"{run.path}: no labels yet: no epoch is done", "ucl extract | ucl cluster | ucl evaluate clusters")
     else:
         source, name = find_input(labels, run, "labels")
         found = load(source, "ucl/labels", name)
@@ -46,7 +50,8 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
         if len(samples) != len(found.labels):
             raise DataError(f"labels: {len(found.labels)} rows, the run directory has {len(samples)} images")
     _, truth = true_classes(samples, targets)
-    return _show(evaluate_clusters(found.labels, truth), output, json_, force=force)
+    usable = np.where(samples.ok, found.labels, -1).astype(np.int32)
+    return _show(evaluate_clusters(usable, truth), output, json_, force=force)
 
 
 @command("evaluate-knn", machine=True)

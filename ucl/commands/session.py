@@ -70,7 +70,8 @@ def context_of(artifact: Any, run: RunDir | None, common: Common, where: str, *,
     if run is not None and (joins or artifact.foreign):
         samples = artifact.samples.digest if artifact.samples is not None else ""
         run.check(dataclasses.replace(context, samples_digest=samples), where)
-        return run.next_turn()
+        context = run.next_turn()
+        return context if common.seed is None else dataclasses.replace(context, seed=common.seed)
     return dataclasses.replace(context, seed=common.seed if common.seed is not None else context.seed)
 
 
@@ -101,8 +102,7 @@ def load_model(run: RunDir, generation: int) -> Any:
 
 def load_labels(run: RunDir, generation: int) -> Any:
     """The labels of a generation, or None where it has none (the untrained model's)."""
-    path = run.file(generation, "labels")
-    return load_kept(path, "ucl/labels") if path.exists() else None
+    return load_kept(run.file(generation, "labels"), "ucl/labels") if generation else None
 
 
 def load_images(run: RunDir) -> Any:

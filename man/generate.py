@@ -53,7 +53,10 @@ ENVIRONMENT: dict[str, str] = {
     "UCL_DEBUG": "If not empty, an error also shows the Python traceback.",
     "UCL_PROVENANCE": "`minimal` leaves host, job and folders out of the provenance of new files; `none` leaves out the provenance.",
     "SOURCE_DATE_EPOCH": "Seconds since 1970 to write into the provenance in place of the time.",
-    "TMPDIR": "Where a stream that ucl did not write itself is spooled; the spool file has no name and needs no cleaning up.",
+    "TMPDIR": "Where a stream that ucl did not write itself is spooled; the spool file has no name and needs no cleaning up.  "
+              "`UCL_TMPDIR`, then `SLURM_TMPDIR`, go before it.",
+    "OMP_WAIT_POLICY": "ucl sets it to `passive` unless it is set: threads that wait do not spin, which costs up to 15 % on idle cores and "
+                       "saves very much beside other busy processes.  `active` is for cores of one's own.",
     "TERM": "No progress bar is drawn if it is `dumb` or not set.",
     "SLURM_CPUS_PER_TASK": "Number of threads where neither option, variable nor run directory names one; without it, the CPUs that the "
                            "process may use.",

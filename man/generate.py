@@ -29,11 +29,11 @@ from typing import Any
 
 from ucl import __version__
 from ucl.cli import COMMANDS, GROUPS, build
-from ucl.commands.forecast import shell_line
-from ucl.commands.options import default_text
 from ucl.context import Context
 from ucl.errors import EXIT_STATUS
 from ucl.formats.layout import INTEGRITY, PROVENANCE, ROOT_ATTRS, SCHEMA, Attr, Item, relevant_attrs
+from ucl.front.forecast import shell_line
+from ucl.front.options import default_text
 from ucl.methods import METHODS
 from ucl.methods.method import plan, plan_length
 from ucl.models import BACKBONES

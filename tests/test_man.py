@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from ucl.cli import COMMANDS, build
-from ucl.commands.options import default_text, flags_of
 from ucl.errors import EXIT_STATUS
 from ucl.formats.layout import INTEGRITY, PROVENANCE, ROOT_ATTRS, SCHEMA, Item
+from ucl.front.options import default_text, flags_of
 from ucl.settings import SETTINGS
 
 MAN = Path(__file__).parents[1] / "man"

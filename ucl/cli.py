@@ -45,11 +45,11 @@ def build(name: str) -> Any:
     epilog = "Example:\n\n\b\n    {}\n\nThe page: man ucl-{}"
     app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
     if hasattr(module, "subcommands"):
-        app.callback(help=module.HELP, epilog=epilog.format(module.EXAMPLE, name))(lambda: None)
+        app.callback(help=COMMANDS[name][1], epilog=epilog.format(module.EXAMPLE, name))(lambda: None)
         for part, (function, text, example) in module.subcommands().items():
             app.command(part, help=text, epilog=epilog.format(example, name))(function)
     else:
-        app.command(name, help=module.HELP, epilog=epilog.format(module.EXAMPLE, name))(module.main)
+        app.command(name, help=COMMANDS[name][1], epilog=epilog.format(module.EXAMPLE, name))(module.main)
     made = typer.main.get_command(app)
     made.name = name
     return made
@@ -152,8 +152,8 @@ def _cut_off(error: UclError) -> bool:
 
 
 def _report(name: str, error: UclError) -> int:
-    from ucl.commands.console import clean, say
-    from ucl.commands.streams import later_in_pipe
+    from ucl.front.console import clean, say
+    from ucl.front.streams import later_in_pipe
 
     word = "" if isinstance(error, (Stopped, PlanFinished)) else "error: "
     say(f"{name}: {word}{clean(error.message)}")
@@ -169,7 +169,7 @@ def _report(name: str, error: UclError) -> int:
 
 def _other(name: str, error: Exception) -> int:
     """typer's own usage errors, and bugs."""
-    from ucl.commands.console import clean, say
+    from ucl.front.console import clean, say
 
     if type(error).__name__ == "NoArgsIsHelpError":
         say(error.format_message())  # type: ignore[attr-defined]

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, OutputOption, StageOption, SummaryJsonOption, command
+from ucl.front.options import Common, ForceOption, OutputOption, StageOption, SummaryJsonOption, command
 
-HELP = "Cluster features into pseudo-labels: PCA, whitening, L2, k-means."
 EXAMPLE = "ucl extract | ucl cluster -k 10000 --pca 256 > labels.h5"
 
 
@@ -23,9 +22,9 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
     """Cluster features."""
     from pathlib import Path
 
-    from ucl.commands import session
-    from ucl.commands.labels import load_input, write_labels
-    from ucl.commands.streams import find_output
+    from ucl.front import session
+    from ucl.front.labels import load_input, write_labels
+    from ucl.front.streams import find_output
     from ucl.run import perform
     from ucl.rundir import RunDir
     from ucl.store import load

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ucl.commands.options import Common, command
+from ucl.front.options import Common, command
 
-HELP = "Print the content digest: equal content, equal digest, whoever wrote it when and where."
 EXAMPLE = "ucl digest epochs/*/model.h5"
 
 
@@ -17,9 +16,9 @@ EXAMPLE = "ucl digest epochs/*/model.h5"
 def main(files: Annotated[list[str] | None, typer.Argument(metavar="FILE...", help="Files; - or none: standard input.", show_default=False)] = None,
          *, common: Common) -> int:
     """Print content digests, computed from the bytes and not merely read from the file."""
-    from ucl.commands.console import clean
-    from ucl.commands.streams import standard_input
     from ucl.formats.reader import open_artifact
+    from ucl.front.console import clean
+    from ucl.front.streams import standard_input
 
     for name in files or ["-"]:
         with open_artifact(standard_input() if name == "-" else Path(name), name="stdin" if name == "-" else name) as file:

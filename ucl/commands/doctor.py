@@ -11,9 +11,8 @@ from typing import Any
 
 import typer
 
-from ucl.commands.options import Common, JsonOption, command
+from ucl.front.options import Common, JsonOption, command
 
-HELP = "Show versions, GPU, threads, and where temporary files go."
 EXAMPLE = "ucl doctor"
 
 

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, JsonOption, OutputOption, command
 from ucl.commands.targets import TargetsOption
+from ucl.front.options import Common, ForceOption, JsonOption, OutputOption, command
 
-HELP = "Measure clusters or features against true classes: clusters, knn."
 EXAMPLE = "ucl evaluate knn"
 PARTS = {"clusters": "Compare pseudo-labels with true classes: ACC, purity, NMI, AMI, ARI.",
          "knn": "Classify each image by its nearest neighbours: leave-one-out, or a test set."}
@@ -25,10 +24,10 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
     """Compare pseudo-labels with true classes."""
     import numpy as np
 
-    from ucl.commands import session
-    from ucl.commands.streams import find_input, stdin_is_data
     from ucl.errors import DataError
     from ucl.evaluate.clusters import evaluate_clusters
+    from ucl.front import session
+    from ucl.front.streams import find_input, stdin_is_data
     from ucl.rundir import RunDir
     from ucl.store import load
     from ucl.targets import true_classes
@@ -64,11 +63,11 @@ def knn(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help=
         output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
         given: dict[str, Any], common: Common) -> int:
     """Classify by nearest neighbours."""
-    from ucl.commands import session
-    from ucl.commands.evaluation import knn_inputs, truth_of
-    from ucl.commands.streams import stdin_is_data
     from ucl.context import Context
     from ucl.evaluate.knn import evaluate_knn
+    from ucl.front import session
+    from ucl.front.evaluation import knn_inputs, truth_of
+    from ucl.front.streams import stdin_is_data
     from ucl.rundir import RunDir
     from ucl.targets import join
 
@@ -84,7 +83,7 @@ def knn(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help=
 
 
 def _show(found: Any, output: str | None, as_json: bool, *, force: bool) -> int:
-    from ucl.commands.streams import open_output
+    from ucl.front.streams import open_output
     from ucl.store import save
 
     if output is not None:

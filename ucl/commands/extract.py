@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ucl.commands.init import FilesFromOption
-from ucl.commands.options import Common, ForceOption, OutputOption, StageOption, command
+from ucl.front.options import Common, ForceOption, OutputOption, StageOption, command
 
-HELP = "Extract the features of all images; the head of a pipe."
 EXAMPLE = "ucl extract | ucl cluster -k 100 > labels.h5"
 
 
@@ -27,9 +26,9 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
          stage: StageOption = "", output: OutputOption = None, force: ForceOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Extract features."""
-    from ucl.commands import session
-    from ucl.commands.extraction import sources, write_features
-    from ucl.commands.streams import find_output
+    from ucl.front import session
+    from ucl.front.extraction import sources, write_features
+    from ucl.front.streams import find_output
     from ucl.rundir import RunDir
 
     run = RunDir.here()

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, JsonOption, command
+from ucl.front.options import Common, JsonOption, command
 
-HELP = "Describe ucl files: type, sizes, how they were made."
 EXAMPLE = "ucl info labels.h5"
 
 
@@ -18,7 +17,7 @@ EXAMPLE = "ucl info labels.h5"
 def main(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files; - is standard input.")], *,
          json_: JsonOption = False, common: Common) -> int:
     """Describe files."""
-    from ucl.commands.console import clean
+    from ucl.front.console import clean
 
     found = [_facts(name) for name in files]
     if json_:
@@ -42,8 +41,8 @@ def main(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Fil
 
 
 def _facts(name: str) -> dict[str, Any]:
-    from ucl.commands.streams import standard_input
     from ucl.formats.reader import open_artifact
+    from ucl.front.streams import standard_input
 
     source: Path | int = standard_input() if name == "-" else Path(name)
     with open_artifact(source, name="stdin" if name == "-" else name) as file:

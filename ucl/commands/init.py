@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, SummaryJsonOption, command
+from ucl.front.options import Common, SummaryJsonOption, command
 
-HELP = "Make a run directory: freeze the image list, decode every image once, draw the model."
 EXAMPLE = "ucl init deepcluster digits -o runs/digits"
 
 SetOption = Annotated[list[str], typer.Option("--set", metavar="VERB.KEY=VALUE", help="Set a verb's setting for the whole run; repeatable.")]
@@ -30,7 +29,7 @@ def main(method: MethodArgument, images: ImagesArgument = None, *,
          keep: KeepOption = None, precision: PrecisionOption = None, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Make a run directory."""
-    from ucl.commands.create import create, request
+    from ucl.front.create import create, request
 
     asked = request(method, images, files_from, assignments, epochs, keep, precision, given, common)
     create(asked, output, common, json_)

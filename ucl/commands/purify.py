@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, OutputOption, StageOption, SummaryJsonOption, command
+from ucl.front.options import Common, ForceOption, OutputOption, StageOption, SummaryJsonOption, command
 
-HELP = "Purify pseudo-labels: keep each cluster's nearest members, dissolve small clusters."
 EXAMPLE = "ucl purify --keep-nearest 0.7 labels.h5 -o pure.h5"
 
 
@@ -17,9 +16,9 @@ def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="La
          stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Purify labels."""
-    from ucl.commands import session
-    from ucl.commands.labels import load_input, write_labels
-    from ucl.commands.streams import find_output
+    from ucl.front import session
+    from ucl.front.labels import load_input, write_labels
+    from ucl.front.streams import find_output
     from ucl.run import perform
     from ucl.rundir import RunDir
 

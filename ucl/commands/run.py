@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ucl.commands.init import FilesFromOption, KeepOption, PrecisionOption, SetOption
-from ucl.commands.options import Common, JsonOption, command
+from ucl.front.options import Common, JsonOption, command
 
-HELP = "Walk the plan in one process: start, or go on from where the directory stands."
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 
 
@@ -29,9 +28,9 @@ def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="de
          stop_on_collapse: Annotated[bool, typer.Option("--stop-on-collapse", help="Stop with exit 65 when the clusters collapse.")] = False,
          json_: JsonOption = False, given: dict[str, Any], common: Common) -> int:
     """Walk the plan."""
-    from ucl.commands import walking
-    from ucl.commands.create import request
     from ucl.errors import UsageError
+    from ucl.front import walking
+    from ucl.front.create import request
 
     if limit < 0:
         raise UsageError(f"--limit: found {limit}, wanted at least 0")

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ucl.commands.options import Common, JsonOption, command
+from ucl.front.options import Common, JsonOption, command
 
-HELP = "Show where a run directory stands; --done for loops."
 EXAMPLE = "until ucl status --done; do ucl extract | ucl cluster | ucl train-epoch || exit; done"
 
 _COLUMNS = (("epoch", "generation", "{:d}"), ("loss", "loss", "{:.4f}"), ("NMI last", "nmi_arithmetic", "{:.3f}"),

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, OutputOption, command
+from ucl.front.options import Common, ForceOption, OutputOption, command
 
-HELP = "Write the true classes as a labels file, for a supervised topline."
 EXAMPLE = "ucl targets photos/ > truth.h5"
 
 TargetsOption = Annotated[str | None, typer.Option("--targets", metavar="FILE", help="Text file of lines path<tab>class. Default: the "
@@ -20,10 +19,10 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="im
                                                       "list.", show_default=False)] = None, *,
          targets: TargetsOption = None, output: OutputOption = None, force: ForceOption = False, common: Common) -> int:
     """Write true classes."""
-    from ucl.commands.labels import write_labels
-    from ucl.commands.listing import list_of
-    from ucl.commands.streams import find_output
     from ucl.evaluate.truth import truth_labels
+    from ucl.front.labels import write_labels
+    from ucl.front.listing import list_of
+    from ucl.front.streams import find_output
     from ucl.rundir import RunDir
 
     run = RunDir.here()

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, ForceOption, StageOption, SummaryJsonOption, command
+from ucl.front.options import Common, ForceOption, StageOption, SummaryJsonOption, command
 
 TrainedOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="In a run directory: also write the labels that "
                                                    "were trained on. Outside: the checkpoint. - is standard output.")]
-HELP = "Train one epoch on pseudo-labels; in a run directory, commit the next generation."
 EXAMPLE = "ucl extract | ucl cluster -k 100 | ucl train-epoch"
 
 
@@ -22,7 +21,7 @@ def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="La
          stage: StageOption = "", output: TrainedOption = None, force: ForceOption = False, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Train one epoch."""
-    from ucl.commands import session, training
+    from ucl.front import session, training
     from ucl.rundir import RunDir
 
     run = RunDir.here()

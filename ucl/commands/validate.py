@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ucl.commands.options import Common, JsonOption, command
+from ucl.front.options import Common, JsonOption, command
 
-HELP = "Check files: header, schema, sizes, end mark; --full: every byte."
 EXAMPLE = "ucl validate --full runs/digits/*.h5"
 
 
@@ -19,9 +18,9 @@ def main(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Fil
          full: Annotated[bool, typer.Option("--full", help="Read everything: checksums, finite values, labels below K, sizes.")] = False,
          json_: JsonOption = False, common: Common) -> int:
     """Check files."""
-    from ucl.commands.console import clean
     from ucl.errors import UclError
     from ucl.formats.reader import validate
+    from ucl.front.console import clean
 
     worst, found = 0, {}
     for name in files:

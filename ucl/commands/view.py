@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.options import Common, command
+from ucl.front.options import Common, command
 
-HELP = "List rows as TSV or JSON lines: which image is in which cluster, at what distance."
 EXAMPLE = "ucl view --cluster 3 --sort distance labels.h5"
 
 _BLOCK = 65536
@@ -28,7 +27,7 @@ def main(file: Annotated[str | None, typer.Argument(metavar="FILE", help="Labels
          no_header: Annotated[bool, typer.Option("--no-header", help="No line of column names.")] = False,
          json_: Annotated[bool, typer.Option("--json", help="JSON lines, one object a row.")] = False, common: Common) -> int:
     """List rows."""
-    from ucl.commands.table import select, table_of
+    from ucl.front.table import select, table_of
 
     table = table_of(file)
     chosen = select(table, columns, cluster, bad, rows, head, sort)
@@ -46,7 +45,7 @@ def main(file: Annotated[str | None, typer.Argument(metavar="FILE", help="Labels
 
 def _texts(values: Any, *, raw: bool) -> list[Any]:
     """A column as text, or as JSON values."""
-    from ucl.commands.console import clean
+    from ucl.front.console import clean
 
     items = values.tolist()
     if values.dtype.kind == "S":

@@ -11,12 +11,12 @@ from typing import Any
 import typer
 
 from ucl import device
-from ucl.commands import session
-from ucl.commands.console import Progress, say
-from ucl.commands.create import Request, create, same_or_refuse
-from ucl.commands.options import Common
-from ucl.commands.training import commit_turn, one_line
 from ucl.errors import DataError, InputMissing, PlanFinished
+from ucl.front import session
+from ucl.front.console import Progress, say
+from ucl.front.create import Request, create, same_or_refuse
+from ucl.front.options import Common
+from ucl.front.training import commit_turn, one_line
 from ucl.methods.method import plan_length
 from ucl.rundir import CONFIG, RunDir
 
@@ -146,10 +146,10 @@ def _digits(run: RunDir, common: Common, runtime: device.Runtime) -> dict[str, f
 
     from ucl.artifacts import Features
     from ucl.cluster import cluster
-    from ucl.commands.extraction import features_now
     from ucl.context import Context
     from ucl.evaluate.clusters import evaluate_clusters
     from ucl.evaluate.knn import evaluate_knn
+    from ucl.front.extraction import features_now
     from ucl.settings import ClusterSettings, KnnSettings
     from ucl.targets import true_classes
 
@@ -168,7 +168,7 @@ def _digits(run: RunDir, common: Common, runtime: device.Runtime) -> dict[str, f
 
 def show_plan(asked: Request | None, output: str | None, common: Common, toml: bool) -> int:
     """Print what `run` would do."""
-    from ucl.commands.forecast import forecast
+    from ucl.front.forecast import forecast
 
     run = find(asked, output, common)
     for line in forecast(run, asked, output or ".", toml):

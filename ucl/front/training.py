@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ucl import device
-from ucl.commands import session
-from ucl.commands.console import Progress, say
-from ucl.commands.extraction import open_images
-from ucl.commands.labels import load_input
-from ucl.commands.options import Common
-from ucl.commands.streams import find_output, open_output
 from ucl.errors import UsageError
+from ucl.front import session
+from ucl.front.console import Progress, say
+from ucl.front.extraction import open_images
+from ucl.front.labels import load_input
+from ucl.front.options import Common
+from ucl.front.streams import find_output, open_output
 from ucl.run import perform
 from ucl.rundir import RunDir
 
@@ -27,7 +27,7 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
     Raises:
         PlanFinished: the plan has no next turn.  OutputRefused: somebody else is at work or was first.
     """
-    from ucl.commands.streams import find_input
+    from ucl.front.streams import find_input
 
     run.next_turn()
     source, _ = find_input(labels, run, "labels")

@@ -6,13 +6,13 @@ import dataclasses
 import json
 from typing import Any
 
-from ucl.commands import session
-from ucl.commands.console import say
-from ucl.commands.listing import list_of
-from ucl.commands.options import Common
-from ucl.commands.streams import find_input, open_output, stdin_is_data
 from ucl.context import Context
 from ucl.errors import DataError
+from ucl.front import session
+from ucl.front.console import say
+from ucl.front.listing import list_of
+from ucl.front.options import Common
+from ucl.front.streams import find_input, open_output, stdin_is_data
 from ucl.rundir import RunDir
 
 

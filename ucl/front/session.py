@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ucl import device
-from ucl.commands.options import Common
 from ucl.context import Context
 from ucl.errors import DataError, InputMissing, OutputRefused
+from ucl.front.options import Common
 from ucl.methods.method import Step, step_for
 from ucl.rundir import RunDir
 

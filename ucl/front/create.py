@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ucl import device, stop
-from ucl.commands.console import Progress, clean, say
-from ucl.commands.options import Common, settings_table
 from ucl.context import Context
 from ucl.errors import OutputRefused, UsageError
 from ucl.formats.atomic import fsync_dir, write_bytes_atomic
+from ucl.front.console import Progress, clean, say
+from ucl.front.options import Common, settings_table
 from ucl.keys import Key
 from ucl.methods.method import method_named, plan, plan_length
 from ucl.rundir import CONFIG, RunConfig, RunDir

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl import device
-from ucl.commands import session
-from ucl.commands.extraction import features_now, open_images
-from ucl.commands.options import Common
-from ucl.commands.streams import find_input
 from ucl.errors import DataError, UsageError
+from ucl.front import session
+from ucl.front.extraction import features_now, open_images
+from ucl.front.options import Common
+from ucl.front.streams import find_input
 from ucl.rundir import RunDir
 from ucl.targets import true_classes
 

@@ -9,8 +9,8 @@ import time
 from types import TracebackType
 from typing import Any
 
-from ucl.commands import streams
-from ucl.commands.options import Common
+from ucl.front import streams
+from ucl.front.options import Common
 
 EVERY_S = 30.0
 

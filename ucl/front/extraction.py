@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ucl import device
-from ucl.commands import session
-from ucl.commands.console import Progress, say
-from ucl.commands.create import read_images
-from ucl.commands.options import Common, one_of
-from ucl.commands.streams import open_output
 from ucl.context import Context
 from ucl.errors import UsageError
+from ucl.front import session
+from ucl.front.console import Progress, say
+from ucl.front.create import read_images
+from ucl.front.options import Common, one_of
+from ucl.front.streams import open_output
 from ucl.keys import Key
 from ucl.methods.method import Step
 from ucl.run import begin, sign

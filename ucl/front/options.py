@@ -87,7 +87,7 @@ def command(verb: str = "", *, machine: bool = False, threads: bool = False, see
 
         @wraps(function)
         def run(**values: Any) -> int:
-            from ucl.commands.console import start_logging
+            from ucl.front.console import start_logging
 
             common = Common(called, **{name: values.pop(name) for name in shared})
             start_logging(called, common)

@@ -7,9 +7,9 @@ import json
 import shlex
 from typing import Any
 
-from ucl.commands.create import Request, settings_of
-from ucl.commands.options import flags_of
 from ucl.context import Context
+from ucl.front.create import Request, settings_of
+from ucl.front.options import flags_of
 from ucl.methods.method import Step, plan, plan_length
 from ucl.rundir import RunConfig, RunDir
 from ucl.settings import InitSettings

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl.artifacts import FLAGS, STATUS
-from ucl.commands.streams import standard_input, stdin_is_data
 from ucl.errors import UsageError
+from ucl.front.streams import standard_input, stdin_is_data
 from ucl.rundir import RunDir
 
 Table = dict[str, NDArray[Any]]

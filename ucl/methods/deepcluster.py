@@ -24,7 +24,8 @@ from ucl.settings import ClusterSettings, ExtractSettings, TrainSettings, defaul
 SMALL: dict[str, dict[str, Any]] = {"train-epoch": {"weight_decay": 1e-4, "crop_scale": (0.2, 1.0)}}
 
 # A head that is drawn anew must learn in the steps of one epoch.  On 10,000 CIFAR-10 images four epochs of 40 steps (batch
-# 256) left kNN below the untrained network's (0.310 to 0.324 on the test images); 157 steps (batch 64) did not.
+# 256) left kNN below the untrained network's (0.310 to 0.324 on the test images); with 157 steps (batch 64) it rose (0.321 to 0.354,
+# leave-one-out). examples/RESULTS.md tells the pilot.
 FEW_IMAGES = 50_000
 SMALL_BATCH = 64
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -144,9 +145,12 @@ class InitSettings(Settings):
     """`ucl init`: the frozen image list and the untrained model."""
 
     backbone: str = option("convnet", "network; see ucl doctor for the names")
-    size: int = option(32, "side of a view in pixels", low=8)
-    mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1", source="CIFAR-10")
-    std: tuple[float, float, float] = option(CIFAR_STD, "standard deviation of the channels", low=1e-6, source="CIFAR-10")
+    sobel: bool = option(False, "DeepCluster's Sobel filter in front of the network: two derivatives instead of colours",
+                         source="DeepCluster section 4.1")
+    size: int = option(32, "side of a view in pixels; where it is not given, the network's own", low=8)
+    mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1; where it is not given, ImageNet's "
+                                              "for networks of more than 64 px", source="CIFAR-10")
+    std: tuple[float, float, float] = option(CIFAR_STD, "standard deviation of the channels, likewise", low=1e-6, source="CIFAR-10")
     pack: str = option("auto", "side of the packed pixels: auto, none (decode again on every pass) or a number")
     pack_budget: int = option(4 << 30, "most bytes of packed pixels in images.h5", low=0)
     on_error: str = option("fail", "an unreadable image stops (fail) or is kept as a flagged row (skip)",
@@ -164,6 +168,14 @@ class ExtractSettings(Settings):
     batch: int = option(256, "images in a batch", flags=("--batch",), low=1)
     final_relu: bool = option(False, "keep the network's final ReLU (DeepCluster drops it)",
                               source="DeepCluster, released code; issue 13 there")
+    layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, or a module's path")
+    map: str = option("mean", "what a map of features becomes: mean or max over the places, flatten, grid-S or max-S (averages or "
+                      "maxima of S x S parts)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"mean|max|flatten|(grid|max)-[1-9]\d{0,3}", self.map):
+            raise UsageError(f"map: found {self.map!r}, wanted mean, max, flatten, grid-S or max-S", "S is a number, as in grid-3")
 
 
 @dataclass(frozen=True)
@@ -259,8 +271,9 @@ class MachineSettings(Settings):
 
     seed: int = option(0, "every random draw is a function of it", low=0, high=2**63 - 1)
     threads: int = option(0, "threads; 0 = those of the machine or the Slurm task", flags=("-j", "--threads"), low=0)
-    precision: str = option("float32", "matrix products: float32, or tf32 on a GPU that has it",
-                            choices=("float32", "tf32"))
+    precision: str = option("float32", "matrix products and convolutions: float32, tf32 (on a GPU that has it) or bf16",
+                            choices=("float32", "tf32", "bf16"))
+    compile: bool = option(False, "compile the network with torch.compile")
 
 
 def default_k(n: int) -> int:

@@ -137,6 +137,8 @@ def _integer(value: Any) -> int:
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class InitSettings(Settings):
     """`ucl init`: the frozen image list and the untrained model."""
 
     backbone: str = option("convnet", "network; see ucl doctor for the names")
+    weights: str = option("none", "weights to start from in place of drawn ones: a file as ucl import takes it, or torchvision's by "
+                          "their name, as IMAGENET1K_V2 or DEFAULT")
     size: int = option(32, "side of a view in pixels", low=8)
     mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1", source="CIFAR-10")
     std: tuple[float, float, float] = option(CIFAR_STD, "standard deviation of the channels", low=1e-6, source="CIFAR-10")
@@ -245,6 +249,20 @@ class TrainSettings(ViewSettings):
 
 
 @dataclass(frozen=True)
+class ImportSettings(Settings):
+    """`ucl import`: weights of outside as a checkpoint."""
+
+    layout: str = option("auto", "how the file names its tensors; auto: the layout that names most of them",
+                         choices=("auto", "torchvision", "timm", "deepcluster", "ucl"))
+    head: str = option("keep", "keep the classifier on top, where the file has one, and refuse what else is no part of the network; "
+                       "drop: take the network alone", choices=("keep", "drop"))
+    size: int = option(0, "side of a view in pixels; 0 = what the file says, else the backbone's", low=0)
+    mean: tuple[float, float, float] | None = option(None, "mean of the channels, of values in 0 to 1; none = what the file says, else "
+                                                     "ImageNet's, for 32-px backbones CIFAR-10's")
+    std: tuple[float, float, float] | None = option(None, "standard deviation of the channels; none = as for the mean", low=1e-6)
+
+
+@dataclass(frozen=True)
 class KnnSettings(Settings):
     """`ucl evaluate knn`: weighted nearest neighbours by cosine."""
 
@@ -274,6 +292,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "cluster": ClusterSettings,
     "purify": PurifySettings,
     "train-epoch": TrainSettings,
+    "import": ImportSettings,
     "evaluate-knn": KnnSettings,
 }
 

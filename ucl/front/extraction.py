@@ -11,10 +11,10 @@ from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
-from ucl.front.create import read_images
+from ucl.front.create import drawn, read_images
 from ucl.front.options import Common, one_of
 from ucl.front.streams import open_output
-from ucl.keys import Key
+from ucl.front.weights import with_weights
 from ucl.methods.method import Step
 from ucl.run import begin, sign
 from ucl.rundir import RunConfig, RunDir
@@ -22,7 +22,7 @@ from ucl.settings import InitSettings
 
 
 def sources(run: RunDir | None, images: str | None, files_from: str | None, model: str | None, backbone: str | None,
-            settings: dict[str, Any], common: Common, runtime: device.Runtime) -> tuple[Any, Any, Context]:
+            weights: str | None, settings: dict[str, Any], common: Common, runtime: device.Runtime) -> tuple[Any, Any, Context]:
     """(image list, checkpoint, context) of an extraction.
 
     Nothing explicit in a run directory: the next turn of its plan.  Anything explicit stands beside the plan.
@@ -31,6 +31,8 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
         UsageError: nothing says what to extract, or with what.  PlanFinished: the plan has no next turn.
     """
     one_of("--model and --backbone", model, backbone)
+    if weights and not backbone:
+        raise UsageError("--weights: found no --backbone", "--backbone NAME says which network they are of")
     explicit = images is not None or files_from is not None or model is not None or backbone is not None
     if run is not None and not explicit:
         context = run.next_turn()
@@ -44,7 +46,8 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
     from ucl.store import load
 
     if backbone:
-        checkpoint = untrained(backbone, settings.get("size"), common.seed or 0)
+        checkpoint = with_weights(backbone, weights, settings.get("size"), common) if weights else \
+            untrained(backbone, settings.get("size"), common.seed or 0)
     elif model:
         checkpoint = load(Path(model), "ucl/checkpoint")
     else:
@@ -62,14 +65,11 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
 def untrained(backbone: str, size: int | None, seed: int) -> Any:
     """A checkpoint of an untrained backbone, drawn as `init` draws it."""
     from ucl import models
-    from ucl.artifacts import Checkpoint
 
     models.known(backbone)
-    net = models.build(backbone, Key(seed, stage="init"))
-    settings = InitSettings(backbone=backbone, size=size or models.BACKBONES[backbone].size)
-    return Checkpoint({f"backbone.{k}": v for k, v in models.to_arrays(net).items()},
-                      config={"backbone": backbone, "size": settings.size, "mean": list(settings.mean), "std": list(settings.std)},
-                      progress={"seed": seed})
+    made = drawn(InitSettings(backbone=backbone, size=size or models.BACKBONES[backbone].size), seed)
+    made.progress = {"seed": seed}
+    return made
 
 
 def open_images(images: str | None, files_from: str | None, checkpoint: Any, settings: dict[str, Any], common: Common,

@@ -296,6 +296,9 @@ SETTINGS: dict[str, type[Settings]] = {
     "evaluate-knn": KnnSettings,
 }
 
+BESIDE = frozenset({"import"})
+"""Verbs that no run directory speaks of; ``--set`` and ucl.toml know them not."""
+
 
 def parse_assignments(items: list[str]) -> dict[str, dict[str, str]]:
     """``verb.key=value`` texts as verb -> key -> text, checked against the verb's fields.
@@ -316,10 +319,11 @@ def parse_assignments(items: list[str]) -> dict[str, dict[str, str]]:
 
 def check_override(verb: str, values: Mapping[str, Any], where: str) -> None:
     """Raise UsageError unless ``verb`` is known and takes ``values``."""
-    if verb not in SETTINGS and verb != "plan":
-        near = difflib.get_close_matches(verb, [*SETTINGS, "plan"], n=1)
+    known = [name for name in SETTINGS if name not in BESIDE]
+    if verb not in known and verb != "plan":
+        near = difflib.get_close_matches(verb, [*known, "plan"], n=1)
         raise UsageError(f"{where}: unknown verb {verb!r}",
-                         f"did you mean {near[0]}?" if near else "known: plan, " + ", ".join(SETTINGS))
+                         f"did you mean {near[0]}?" if near else "known: plan, " + ", ".join(known))
     (PlanSettings if verb == "plan" else SETTINGS[verb])().override(values, where)
 
 

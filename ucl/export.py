@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl.artifacts import Checkpoint
-from ucl.errors import DataError
+from ucl.errors import DataError, UsageError
 from ucl.layouts import ARCHITECTURES, HEAD, Names, encode
 from ucl.weights import metadata
 
@@ -63,6 +63,8 @@ def state_dict(model: Checkpoint, names: Names, layout: str, head: bool | None) 
     """
     layout = names.choose(layout)
     along = wants_head(model, head)
+    if along and not names.takes_head(layout):
+        raise UsageError(f"--layout {layout}: the last layer of {names.backbone} is no linear one, as the head is", "--no-head, or --layout ucl")
     tensors = {k: v for k, v in model.model.items() if k.startswith("backbone.") or (along and k in HEAD)}
     return StateDict(encode(names, layout, tensors), layout, names.remark(layout))
 
@@ -136,7 +138,7 @@ def _network(model: Checkpoint, *, head: bool) -> torch.nn.Module:
                 models.from_arrays(self.head, stored)
 
         def forward(self, images: torch.Tensor) -> Any:
-            features = self.body.features(images, True)
+            features = self.body(images)
             return (features, self.head(features)) if head else features
 
     return Exported().eval()

@@ -20,7 +20,7 @@ from ucl.errors import DataError
 from ucl.settings import ExtractSettings
 
 if TYPE_CHECKING:
-    from ucl.models import Network
+    from ucl.networks.taps import Tap
 
 log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]
@@ -70,39 +70,41 @@ def extract(images: ImageList, model: Checkpoint, settings: ExtractSettings, con
     Args:
         images: N images; those whose status is not OK are never loaded.
         model: the backbone's weights; its config names the backbone, the view size and the normalisation.
-        settings: batch size and final ReLU.
+        settings: batch size; layer, map and final ReLU.
         context: where in the plan.
-        runtime: device, threads.
+        runtime: device, threads, precision, compilation.
         report: called with ("extract", done, total).
 
     Returns:
         A stream of (rows, D) float32; a row that comes out non-finite is flagged NOT_FINITE.
 
     Raises:
+        UsageError: the network has no such layer, or the layer no such map.
         DataError: the checkpoint is not of a known backbone, an image changed since init, or no image is usable.
     """
     from ucl import models
 
     if not images.samples.ok.any():
         raise DataError("images: found no readable image", "ucl view --bad names them")
-    network = models.restore(model)
-    d = int(network.feature_dim)
-    transform = {k: model.config.get(k) for k in ("size", "mean", "std")}
+    tap = models.tap(models.restore(model), model, settings)
+    d = tap.dim
+    transform = {k: model.config.get(k) for k in ("size", "mean", "std")} | ({"sobel": True} if model.config.get("sobel") else {})
     head = Features(np.empty((0, d), np.float32), images.samples, str(model.config["backbone"]), model.weights_digest(),
-                    "last" if settings.final_relu else "last, before its ReLU", json.dumps(transform), context=context)
+                    tap.text, json.dumps(transform), context=context)
     status = images.samples.status.copy()
     stream = FeatureStream(len(images.samples), d, iter(()), head, status)
-    stream.blocks = _blocks(images, model, network, settings, runtime, report, status, d)
+    stream.blocks = _blocks(images, model, tap, settings, runtime, report, status, d)
     return stream
 
 
-def _blocks(images: ImageList, model: Checkpoint, network: Network, settings: ExtractSettings, runtime: Runtime,
+def _blocks(images: ImageList, model: Checkpoint, tap: Tap, settings: ExtractSettings, runtime: Runtime,
             report: Report, status: NDArray[np.uint8], d: int) -> Iterator[NDArray[np.float32]]:
     import torch
 
     config = model.config
     batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
-    net = network.to(batches.device).eval()
+    tap.network.to(batches.device).eval()
+    features = runtime.compiled(tap.__call__)
     mine = dist.shard(len(status))
     for start in range(mine.start, mine.stop, settings.batch):
         stop.check()
@@ -110,8 +112,8 @@ def _blocks(images: ImageList, model: Checkpoint, network: Network, settings: Ex
         good = rows[status[rows] == OK]
         block = np.full((len(rows), d), np.nan, np.float32)
         if len(good):
-            with torch.inference_mode():
-                out = net.features(batches.evaluate(good), settings.final_relu)
+            with torch.inference_mode(), runtime.autocast():
+                out = features(batches.evaluate(good))
             block[good - start] = out.float().cpu().numpy()
             bad = good[~np.isfinite(block[good - start]).all(1)]
             if len(bad):

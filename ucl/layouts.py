@@ -48,8 +48,7 @@ class Names:
 
     Attributes:
         backbone: its name.
-        final: torchvision's key of the last linear layer of the network of that name, which is our head; "" if torchvision
-            has no such network.
+        final: of torchvision's networks, its path of the last layer, in whose place our head is; "" for others.
         sobel: whether it has DeepCluster's Sobel front end.
     """
 
@@ -59,7 +58,7 @@ class Names:
 
     def twin(self, layout: str) -> str:
         """The network of another library that has these tensors in ``layout``, "" if there is none."""
-        name = {"vgg16-bn": "vgg16_bn", SMALL_STEM: "resnet18"}.get(self.backbone, self.backbone if self.final else "")
+        name = {"vgg16-bn": "vgg16_bn", SMALL_STEM: "resnet18"}.get(self.backbone, self.backbone if self.final else "")  # ours that are theirs
         if layout in ("ucl", PLAIN):
             return self.backbone
         if layout == "deepcluster":
@@ -90,9 +89,13 @@ class Names:
             raise UsageError(f"--layout {layout}: {found} has no twin in that layout", f"those that have: {have}; --layout ucl takes any")
         return layout
 
+    def takes_head(self, layout: str) -> bool:
+        """Whether the twin computes what our head computes: SqueezeNet's last layer is a convolution before a ReLU and a mean."""
+        return layout == "ucl" or not self.backbone.startswith("squeezenet")
+
     @property
     def _head(self) -> str:
-        return self.final or "classifier.6"
+        return {"vgg16-bn": "classifier.6", SMALL_STEM: "fc"}.get(self.backbone, self.final)
 
     def outside(self, layout: str, key: str) -> str:
         """The name in ``layout`` of the checkpoint's tensor ``key``."""

@@ -17,6 +17,10 @@ from ucl.errors import DataError, InputMissing, Unavailable
 from ucl.layouts import Names
 from ucl.weights import Fitted, Weights, fit, read
 
+CENTRED = ("googlenet", "inception_v3")
+"""torchvision's networks that, with published weights, change ImageNet's normalisation to mean and deviation 0.5 by themselves
+(``transform_input``); our views come normalised so."""
+
 PATIENCE = 30.0
 """Seconds without an answer after which a download is given up."""
 
@@ -45,12 +49,14 @@ def start(backbone: str, given: str, say: Say) -> tuple[Weights, dict[str, Any]]
 
 
 def known(weights: Weights, backbone: str) -> dict[str, Any]:
-    """Size, mean and std that the file itself states.
+    """Size, mean, std and Sobel filter, as far as the file itself tells.
 
     Raises:
         DataError: it was exported from another backbone, or states something else than numbers.
     """
     told = dict(weights.meta)
+    if any(key.endswith("sobel.0.weight") for key in weights.state):
+        told["sobel"] = True
     of = told.pop("backbone", backbone)
     if of != backbone:
         raise DataError(f"{weights.name}: exported from {of}, wanted {backbone}", f"--backbone {of}")
@@ -80,6 +86,8 @@ def named(backbone: str, given: str, say: Say) -> tuple[Path, dict[str, Any]]:
     path = Path(hub.get_dir()) / "checkpoints" / os.path.basename(chosen.url)  # noqa: PTH119 (a URL)
     if not path.exists():
         _fetch(chosen.url, path, given, say)
+    if backbone in CENTRED:
+        return path, {"mean": [0.5] * 3, "std": [0.5] * 3}
     return path, {"mean": list(preset.mean), "std": list(preset.std)}
 
 
@@ -102,7 +110,7 @@ def _fetch(url: str, path: Path, given: str, say: Say) -> None:
 
 
 def checkpoint(backbone: str, weights: Weights, size: int, mean: Any, std: Any, layout: str = "auto",
-               head: str = "keep") -> tuple[Checkpoint, Fitted]:
+               head: str = "keep", *, sobel: bool = False) -> tuple[Checkpoint, Fitted]:
     """A checkpoint of a backbone with weights of outside.
 
     Args:
@@ -110,6 +118,7 @@ def checkpoint(backbone: str, weights: Weights, size: int, mean: Any, std: Any, 
         weights: as `weights.read`.
         size, mean, std: side of a view, and normalisation of its channels.
         layout, head: as in `weights.fit`.
+        sobel: with DeepCluster's Sobel filter in front.
 
     Returns:
         The checkpoint, before its first epoch and with the number of clusters in its config if it has a head; and what was
@@ -118,26 +127,36 @@ def checkpoint(backbone: str, weights: Weights, size: int, mean: Any, std: Any, 
     Raises:
         DataError: the weights do not fit.
     """
-    names, wanted, dim = shapes(backbone)
+    names, wanted, dim = shapes(backbone, size, sobel=sobel)
     fitted = fit(weights, names, wanted, dim, layout, head)
-    config: dict[str, Any] = {"backbone": backbone, "size": size, "mean": list(mean), "std": list(std)}
+    config: dict[str, Any] = {"backbone": backbone, "sobel": sobel, "size": size, "mean": list(mean), "std": list(std)}
     if "head.weight" in fitted.tensors:
         config["k"] = len(fitted.tensors["head.weight"])
     return Checkpoint(fitted.tensors, config=config, progress={"world_size": 1}), fitted
 
 
-def shapes(backbone: str) -> tuple[Names, dict[str, tuple[tuple[int, ...], str]], int]:
-    """(names for key maps, state-dict key -> (shape, dtype), dimension of the features) of a backbone."""
+def shapes(backbone: str, size: int, *, sobel: bool) -> tuple[Names, dict[str, tuple[tuple[int, ...], str]], int]:
+    """(names for key maps, state-dict key -> (shape, dtype), dimension of the features) of a backbone for views of ``size``."""
+    from ucl.networks.build import empty
+
+    network = empty(backbone, sobel=sobel, size=size)
+    wanted = {k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in network.state_dict().items()}
+    return _names(backbone, network, sobel=sobel), wanted, network.feature_dim
+
+
+def names_of(model: Checkpoint) -> Names:
+    """What a key map must know of a checkpoint's backbone.
+
+    Raises:
+        DataError: it names no known backbone, or its tensors do not fit it.
+    """
     from ucl import models
-    from ucl.keys import Key
 
-    models.known(backbone)
-    state = models.build(backbone, Key()).state_dict()
-    return (names_of(backbone), {k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in state.items()},
-            models.BACKBONES[backbone].dim)
+    return _names(str(model.config["backbone"]), models.restore(model), sobel=bool(model.config.get("sobel")))
 
 
-def names_of(backbone: str, *, sobel: bool = False) -> Names:
-    """What a key map must know of a backbone."""
-    return Names(backbone, "fc" if backbone.startswith("resnet") else "", sobel)
+def _names(backbone: str, network: Any, *, sobel: bool) -> Names:
+    from ucl.networks.table import BACKBONES
 
+    own = backbone in BACKBONES and BACKBONES[backbone].builder
+    return Names(backbone, "" if own else network.final, sobel)

@@ -30,12 +30,12 @@ def begin(step: Step, slots: Mapping[str, Any], context: Context, runtime: Runti
     """The context of a step, its inputs, and what its settings are called in recipes and provenance."""
     context = dataclasses.replace(context, stage=step.stage)
     inputs = [slots[name] for name in step.reads if slots.get(name) is not None]
-    return context, inputs, step.settings.as_dict()
+    return context, inputs, step.settings.as_dict() | runtime.numerics
 
 
 def sign(made: Stored, step: Step, inputs: list[Stored], context: Context, runtime: Runtime) -> Stored:
     """Give what a step made its recipe and provenance."""
-    settings = step.settings.as_dict()
+    settings = step.settings.as_dict() | runtime.numerics
     made.recipe = store.recipe(made.kind, step.verb, settings, context.seed, inputs)
     made.provenance = store.chain(step.verb, settings, context.seed, inputs, runtime.device, runtime.threads)
     return made

@@ -48,7 +48,7 @@ CONFIG = "ucl.toml"
 _held: set[Path] = set()
 _GENERATION = re.compile(r"\d{4,}")
 _PLAIN = {"method": str, "images": str, "files_from": str, "source": str, "n": int, "size": int, "seed": int, "threads": int,
-          "precision": str, "keep": str, "samples_digest": str}
+          "precision": str, "compile": bool, "keep": str, "samples_digest": str}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RunConfig:
     Attributes:
         method: the method's name; images: the source as it was given; source: name of a built-in data set or empty.
         n: number of images; size: side of a view; samples_digest: digest of the image list.
-        seed, threads, precision: frozen because they decide the last bits.
+        seed, threads, precision, compile: frozen because they decide the last bits.
         keep: generations kept, a number or "all".
         overrides: "verb.key" -> text, set by hand.
     """
@@ -73,6 +73,7 @@ class RunConfig:
     seed: int = 0
     threads: int = 1
     precision: str = "float32"
+    compile: bool = False
     keep: str = "2"
     overrides: dict[str, str] = field(default_factory=dict)
 
@@ -132,7 +133,7 @@ def _check_values(values: Mapping[str, Any], where: str) -> None:
 
     try:
         method_named(values["method"])
-        MachineSettings().override({k: values[k] for k in ("seed", "threads", "precision") if k in values})
+        MachineSettings().override({k: values[k] for k in ("seed", "threads", "precision", "compile") if k in values})
     except UsageError as error:
         raise ConfigError(f"{where}: {error.message}", error.hint) from error
     keep = values.get("keep", "all")

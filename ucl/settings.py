@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -137,8 +138,6 @@ def _integer(value: Any) -> int:
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,12 @@ class InitSettings(Settings):
     backbone: str = option("convnet", "network; see ucl doctor for the names")
     weights: str = option("none", "weights to start from in place of drawn ones: a file as ucl import takes it, or torchvision's by "
                           "their name, as IMAGENET1K_V2 or DEFAULT")
-    size: int = option(32, "side of a view in pixels", low=8)
-    mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1", source="CIFAR-10")
-    std: tuple[float, float, float] = option(CIFAR_STD, "standard deviation of the channels", low=1e-6, source="CIFAR-10")
+    sobel: bool = option(False, "DeepCluster's Sobel filter in front of the network: two derivatives instead of colours",
+                         source="DeepCluster section 4.1")
+    size: int = option(32, "side of a view in pixels; where it is not given, the network's own", low=8)
+    mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1; where it is not given, ImageNet's "
+                                              "for networks of more than 64 px", source="CIFAR-10")
+    std: tuple[float, float, float] = option(CIFAR_STD, "standard deviation of the channels, likewise", low=1e-6, source="CIFAR-10")
     pack: str = option("auto", "side of the packed pixels: auto, none (decode again on every pass) or a number")
     pack_budget: int = option(4 << 30, "most bytes of packed pixels in images.h5", low=0)
     on_error: str = option("fail", "an unreadable image stops (fail) or is kept as a flagged row (skip)",
@@ -168,6 +170,14 @@ class ExtractSettings(Settings):
     batch: int = option(256, "images in a batch", flags=("--batch",), low=1)
     final_relu: bool = option(False, "keep the network's final ReLU (DeepCluster drops it)",
                               source="DeepCluster, released code; issue 13 there")
+    layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, or a module's path")
+    map: str = option("mean", "what a map of features becomes: mean or max over the places, flatten, grid-S or max-S (averages or "
+                      "maxima of S x S parts)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"mean|max|flatten|(grid|max)-[1-9]\d{0,3}", self.map):
+            raise UsageError(f"map: found {self.map!r}, wanted mean, max, flatten, grid-S or max-S", "S is a number, as in grid-3")
 
 
 @dataclass(frozen=True)
@@ -258,7 +268,7 @@ class ImportSettings(Settings):
                        "drop: take the network alone", choices=("keep", "drop"))
     size: int = option(0, "side of a view in pixels; 0 = what the file says, else the backbone's", low=0)
     mean: tuple[float, float, float] | None = option(None, "mean of the channels, of values in 0 to 1; none = what the file says, else "
-                                                     "ImageNet's, for 32-px backbones CIFAR-10's")
+                                                     "the backbone's, of ImageNet or for 32 px of CIFAR-10")
     std: tuple[float, float, float] | None = option(None, "standard deviation of the channels; none = as for the mean", low=1e-6)
 
 
@@ -277,8 +287,9 @@ class MachineSettings(Settings):
 
     seed: int = option(0, "every random draw is a function of it", low=0, high=2**63 - 1)
     threads: int = option(0, "threads; 0 = those of the machine or the Slurm task", flags=("-j", "--threads"), low=0)
-    precision: str = option("float32", "matrix products: float32, or tf32 on a GPU that has it",
-                            choices=("float32", "tf32"))
+    precision: str = option("float32", "matrix products and convolutions: float32, tf32 (on a GPU that has it) or bf16",
+                            choices=("float32", "tf32", "bf16"))
+    compile: bool = option(False, "compile the network with torch.compile")
 
 
 def default_k(n: int) -> int:

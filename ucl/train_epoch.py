@@ -21,7 +21,7 @@ from ucl.agreement import collapsed, compare_labelings
 from ucl.artifacts import Checkpoint, ImageList, Labels, replace
 from ucl.batches import Batches
 from ucl.context import Context
-from ucl.device import Runtime
+from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.samplers import cluster_weights, draw_epoch
@@ -147,7 +147,9 @@ class _State:
         from ucl import models
 
         device = runtime.prepare()
+        self.runtime = runtime
         self.backbone = models.restore(model).to(device).train()
+        self.features = runtime.compiled(self.backbone)
         d = int(self.backbone.feature_dim)
         stored = models.part(model, "head.")
         kept = settings.head == "kept" and bool(stored)
@@ -160,7 +162,8 @@ class _State:
         self.head: nn.Linear = head.to(device)
         self.kept = settings.head == "kept"
         lr, decay = settings.lr, settings.weight_decay
-        self.body_optimizer = optim.SGD(self.backbone.parameters(), lr, settings.momentum, weight_decay=decay)
+        trained = [p for p in self.backbone.parameters() if p.requires_grad]  # not the Sobel filter
+        self.body_optimizer = optim.SGD(trained, lr, settings.momentum, weight_decay=decay)
         self.head_optimizer = optim.SGD(self.head.parameters(), lr, settings.head_momentum, weight_decay=decay)
         models.load_momentum(self.body_optimizer, self.backbone, model.optimizer, "body/")
         if kept:
@@ -170,7 +173,9 @@ class _State:
         """One SGD step on the weighted mean cross-entropy; returns the detached loss."""
         from torch.nn import functional
 
-        logits = self.head(self.backbone.features(x, True))
+        with self.runtime.autocast():
+            features = self.features(x)
+        logits = self.head(features.float())
         each = functional.cross_entropy(logits, y, reduction="none")
         loss = (each * w).sum() / w.sum()
         self.body_optimizer.zero_grad(set_to_none=True)
@@ -210,7 +215,8 @@ def _loop(state: _State, batches: Batches, labels: NDArray[np.int32], weight: ND
         x = batches.train(at, np.arange(start, end), key, settings)
         y = torch.from_numpy(labels[at].astype(np.int64)).to(x.device)
         w = torch.from_numpy(weight[at]).to(x.device)
-        losses.append(state.step(x, y, w))
+        with keyed_stream(key, f"dropout/{start}", state.runtime.device):
+            losses.append(state.step(x, y, w))
         report("train-epoch", end, len(rows))
         if (number + 1) % 50 == 0 or end == len(rows):
             found = torch.stack(losses[checked:]).double().cpu().numpy()

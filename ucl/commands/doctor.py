@@ -22,12 +22,14 @@ def main(*, json_: JsonOption = False, common: Common) -> int:
     from ucl import __version__, device, store
     from ucl.formats.reader import hdf5_version
     from ucl.models import BACKBONES
+    from ucl.networks.zoo import names as torchvisions
 
     spool = tempfile.gettempdir()
     facts: dict[str, Any] = {"schema": "ucl.doctor/1", "ucl": __version__, "system": platform.platform(), **store.versions(),
                              "hdf5": hdf5_version(), **device.describe(), "threads": device.machine_threads(),
                              "tmpdir": spool, "tmpdir free bytes": shutil.disk_usage(spool).free,
-                             "backbones": list(BACKBONES), "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID")}
+                             "backbones": list(BACKBONES), "of torchvision": list(torchvisions()),
+                             "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID")}
     if json_:
         typer.echo(json.dumps(facts, sort_keys=True))
         return 0

@@ -12,7 +12,7 @@ from ucl.front.options import Common, ForceOption, OutputOption, StageOption, co
 EXAMPLE = "ucl extract | ucl cluster -k 100 > labels.h5"
 
 
-@command("extract", machine=True, seed=True)
+@command("extract", machine=True, seed=True, compute=True)
 def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, digits, or an images.h5. Default: the run "
                                                       "directory's list.", show_default=False)] = None, *,
          files_from: FilesFromOption = None,
@@ -21,6 +21,7 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
          weights: Annotated[str | None, typer.Option("--weights", metavar="FILE|NAME", help="With --backbone: its weights, a file as ucl "
                                                      "import takes it, or torchvision's by their name.")] = None,
          size: Annotated[int | None, typer.Option("--size", metavar="N", help="With --backbone: side of a view in pixels.")] = None,
+         sobel: Annotated[bool, typer.Option("--sobel", help="With --backbone: DeepCluster's Sobel filter in front.")] = False,
          on_error: Annotated[str | None, typer.Option("--on-error", metavar="fail|skip", help="An unreadable image stops, or is a "
                                                       "flagged row. Default: fail.")] = None,
          max_bad: Annotated[float | None, typer.Option("--max-bad", metavar="X", help="Largest share of unreadable images that skip lets "
@@ -36,9 +37,9 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
     run = RunDir.here()
     where = find_output(output, run, "features")
     runtime = session.runtime_for(run, common, torch=True)
-    shown = {"size": size, "on_error": on_error, "max_bad": max_bad}
+    shown = {"size": size, "on_error": on_error, "max_bad": max_bad, "sobel": sobel or None}
     image_list, checkpoint, context = sources(run, images, files_from, model, backbone, weights,
-                                              {k: v for k, v in shown.items() if v is not None}, common, runtime)
+                                              {k: v for k, v in shown.items() if v is not None}, given, common, runtime)
     step = session.step_of(context, "extract", stage, given)
     context = session.with_flags(context, "extract", given)
     write_features(step, image_list, checkpoint, context, runtime, where, common, force=force, run=run)

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.init import FilesFromOption, KeepOption, PrecisionOption, SetOption
-from ucl.front.options import Common, JsonOption, command
+from ucl.commands.init import FilesFromOption, KeepOption, SetOption
+from ucl.front.options import Common, CompileOption, JsonOption, PrecisionOption, command
 
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 
@@ -19,7 +19,7 @@ def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="de
          output: Annotated[str | None, typer.Option("-o", "--output", metavar="DIR", help="The run directory. Default: this one.")] = None,
          files_from: FilesFromOption = None, assignments: SetOption = [],  # noqa: B006
          epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Epochs of the plan. Default: the method's.")] = None,
-         keep: KeepOption = None, precision: PrecisionOption = None,
+         keep: KeepOption = None, precision: PrecisionOption = None, compile_: CompileOption = None,
          limit: Annotated[int, typer.Option("--limit", metavar="N", help="At most so many epochs now; 0: all.", show_default=False)] = 0,
          dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Print the plan as shell lines, with memory and time; do nothing.")] = False,
          toml: Annotated[bool, typer.Option("--toml", help="With --dry-run: print the effective settings as TOML.")] = False,
@@ -38,8 +38,8 @@ def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="de
     if method is not None:
         if output is None:
             raise UsageError("a new run needs a place", "ucl run METHOD IMAGES -o DIR")
-        asked = request(method, images, files_from, assignments, epochs, keep, precision, given, common)
-    elif assignments or epochs is not None or keep or precision or given or common.seed is not None or files_from:
+        asked = request(method, images, files_from, assignments, epochs, keep, precision, compile_, given, common)
+    elif assignments or epochs is not None or keep or precision or compile_ is not None or given or common.seed is not None or files_from:
         raise UsageError("settings belong to a new run (ucl run METHOD IMAGES -o DIR)", "a run that exists has them in ucl.toml")
     if dry_run:
         return walking.show_plan(asked, output, common, toml)

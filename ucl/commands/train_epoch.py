@@ -13,7 +13,7 @@ TrainedOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FI
 EXAMPLE = "ucl extract | ucl cluster -k 100 | ucl train-epoch"
 
 
-@command("train-epoch", machine=True, seed=True)
+@command("train-epoch", machine=True, seed=True, compute=True)
 def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="Labels; - is standard input.", show_default=False)] = None, *,
          images: Annotated[str | None, typer.Option("--images", metavar="IMAGES", help="images.h5, folder or digits. Default: the run "
                                                     "directory's.")] = None,

@@ -22,7 +22,7 @@ from ucl.front.weights import absolute, initial
 from ucl.keys import Key
 from ucl.methods.method import method_named, plan, plan_length
 from ucl.rundir import CONFIG, RunConfig, RunDir
-from ucl.settings import InitSettings, MachineSettings
+from ucl.settings import ExtractSettings, InitSettings, MachineSettings
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Request:
 
 
 def request(method: str, images: str | None, files_from: str | None, assignments: list[str], epochs: int | None,
-            keep: str | None, precision: str | None, given: dict[str, Any], common: Common) -> Request:
+            keep: str | None, precision: str | None, compile: bool | None, given: dict[str, Any], common: Common) -> Request:
     """Check a command line before anything is read.
 
     Raises:
@@ -53,9 +53,9 @@ def request(method: str, images: str | None, files_from: str | None, assignments
     stated: dict[str, Any] = {"method": method, "overrides": overrides}
     stated |= {"images": _absolute(images)} if images is not None else {}
     stated |= {"files_from": files_from} if files_from is not None else {}
-    machine = {"keep": keep, "precision": precision, "seed": common.seed, "threads": common.threads}
+    machine = {"keep": keep, "precision": precision, "compile": compile, "seed": common.seed, "threads": common.threads}
     stated |= {k: v for k, v in machine.items() if v is not None}
-    chosen = MachineSettings().override({k: stated[k] for k in ("seed", "threads", "precision") if k in stated})
+    chosen = MachineSettings().override({k: stated[k] for k in ("seed", "threads", "precision", "compile") if k in stated})
     defaults = chosen.as_dict() | {"threads": chosen.threads or device.machine_threads()}
     return Request(RunConfig(**(stated | defaults)), stated)
 
@@ -65,11 +65,14 @@ def _absolute(images: str) -> str:
 
 
 def settings_of(config: RunConfig) -> InitSettings:
-    """`init`'s settings: what was set by hand over what the method and the data ask for."""
+    """`init`'s settings: what was set by hand over what the method and the data ask for, over what the network is made for."""
+    from ucl.models import view_defaults
+
     source = "digits" if config.images == "digits" else ""
     by_method = method_named(config.method).init(Context(source=source))
     by_hand = {k.partition(".")[2]: v for k, v in config.overrides.items() if k.startswith("init.")}
-    return InitSettings().override(by_method).override(by_hand, "init")
+    by_network = view_defaults(by_hand.get("backbone", InitSettings().backbone))
+    return InitSettings().override(by_network).override(by_method).override(by_hand, "init")
 
 
 def create(asked: Request, where: str, common: Common, as_json: bool = False) -> RunDir:
@@ -87,17 +90,19 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     config = asked.config
     settings = settings_of(config)
     context = Context(config.method, seed=config.seed, images=100, size=settings.size, overrides=config.overrides)
-    plan(context)
+    steps = plan(context)
     plan_length(context)
     device.set_thread_variables(config.threads)
     from ucl import models
 
-    models.known(settings.backbone)
     begun = None
     if settings.weights != "none":
         by_hand = frozenset(k.removeprefix("init.") for k in config.overrides)
         settings, model, noted = initial(settings, by_hand, common)
         begun = (model, noted)
+    for step in steps:
+        if isinstance(step.settings, ExtractSettings):
+            models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings)
     images = read_images(config, settings, common)
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     _make_parents(target)
@@ -199,9 +204,10 @@ def drawn(settings: InitSettings, seed: int) -> Any:
     from ucl import models
     from ucl.artifacts import Checkpoint
 
-    net = models.build(settings.backbone, Key(seed, stage="init"))
+    net = models.build(settings.backbone, Key(seed, stage="init"), sobel=settings.sobel, size=settings.size)
     return Checkpoint({f"backbone.{k}": v for k, v in models.to_arrays(net).items()},
-                      config={"backbone": settings.backbone, "size": settings.size, "mean": list(settings.mean), "std": list(settings.std)})
+                      config={"backbone": settings.backbone, "sobel": settings.sobel, "size": settings.size,
+                              "mean": list(settings.mean), "std": list(settings.std)})
 
 
 def _summary(run: RunDir, made: Any, seconds: float, common: Common, as_json: bool) -> None:

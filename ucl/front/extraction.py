@@ -18,11 +18,12 @@ from ucl.front.weights import with_weights
 from ucl.methods.method import Step
 from ucl.run import begin, sign
 from ucl.rundir import RunConfig, RunDir
-from ucl.settings import InitSettings
+from ucl.settings import ExtractSettings, InitSettings
 
 
 def sources(run: RunDir | None, images: str | None, files_from: str | None, model: str | None, backbone: str | None,
-            weights: str | None, settings: dict[str, Any], common: Common, runtime: device.Runtime) -> tuple[Any, Any, Context]:
+            weights: str | None, settings: dict[str, Any], given: dict[str, Any], common: Common,
+            runtime: device.Runtime) -> tuple[Any, Any, Context]:
     """(image list, checkpoint, context) of an extraction.
 
     Nothing explicit in a run directory: the next turn of its plan.  Anything explicit stands beside the plan.
@@ -33,6 +34,8 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
     one_of("--model and --backbone", model, backbone)
     if weights and not backbone:
         raise UsageError("--weights: found no --backbone", "--backbone NAME says which network they are of")
+    if settings.get("sobel") and not backbone:
+        raise UsageError("--sobel: belongs to --backbone; a checkpoint has the filter or has it not", "ucl info CKPT shows which")
     explicit = images is not None or files_from is not None or model is not None or backbone is not None
     if run is not None and not explicit:
         context = run.next_turn()
@@ -46,8 +49,9 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
     from ucl.store import load
 
     if backbone:
-        checkpoint = with_weights(backbone, weights, settings.get("size"), common) if weights else \
-            untrained(backbone, settings.get("size"), common.seed or 0)
+        sobel = bool(settings.get("sobel"))
+        checkpoint = with_weights(backbone, weights, settings.get("size"), common, sobel=sobel) if weights else \
+            untrained(backbone, settings.get("size"), common.seed or 0, sobel=sobel)
     elif model:
         checkpoint = load(Path(model), "ucl/checkpoint")
     else:
@@ -57,17 +61,22 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
         assert run is not None
         image_list = session.load_images(run)
     else:
+        if given.keys() & {"layer", "map"}:  # told before the images are read
+            from ucl import models
+
+            models.tap(models.restore(checkpoint), checkpoint, ExtractSettings().override(given))
         image_list = open_images(images, files_from, checkpoint, settings, common, runtime)
     context = Context(seed=common.seed or 0, images=len(image_list.samples), samples_digest=image_list.samples.digest)
     return image_list, checkpoint, context
 
 
-def untrained(backbone: str, size: int | None, seed: int) -> Any:
+def untrained(backbone: str, size: int | None, seed: int, *, sobel: bool = False) -> Any:
     """A checkpoint of an untrained backbone, drawn as `init` draws it."""
     from ucl import models
 
     models.known(backbone)
-    made = drawn(InitSettings(backbone=backbone, size=size or models.BACKBONES[backbone].size), seed)
+    settings = InitSettings(backbone=backbone, sobel=sobel).override(models.view_defaults(backbone)).override({"size": size} if size else {})
+    made = drawn(settings, seed)
     made.progress = {"seed": seed}
     return made
 
@@ -82,7 +91,7 @@ def open_images(images: str | None, files_from: str | None, checkpoint: Any, set
         return load(Path(images), "ucl/images")
     config = RunConfig("", images=images or "", files_from=files_from or "", threads=runtime.threads)
     made = read_images(config, InitSettings(size=int(checkpoint.config["size"])).override(
-        {k: v for k, v in settings.items() if k != "size"}), common)
+        {k: v for k, v in settings.items() if k not in ("size", "sobel")}), common)
     return ImageList.made(made)
 
 

@@ -12,7 +12,7 @@ from ucl.front.create import Request, settings_of
 from ucl.front.options import flags_of
 from ucl.methods.method import Step, plan, plan_length
 from ucl.rundir import RunConfig, RunDir
-from ucl.settings import InitSettings
+from ucl.settings import ExtractSettings, InitSettings
 
 
 def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) -> list[str]:
@@ -46,6 +46,7 @@ def _init_line(asked: Request, where: str) -> str:
     words = ["ucl", "init", asked.config.method, *([given["images"]] if "images" in given else [])]
     for name in ("files_from", "seed", "threads", "precision", "keep"):
         words += [f"--{name.replace('_', '-')}", str(given[name])] if name in given else []
+    words += [f"--{'' if given['compile'] else 'no-'}compile"] if "compile" in given else []
     for key, value in asked.config.overrides.items():
         words += ["--epochs", value] if key == "plan.epochs" else ["--set", f"{key}={value}"]
     return " ".join(shlex.quote(w) for w in [*words, "-o", where])
@@ -79,7 +80,9 @@ def _costs(run: RunDir | None, config: RunConfig, init: InitSettings, steps: lis
     """Memory from the sizes of what is held; time from the epochs already done here."""
     from ucl import models
 
-    n, dim = config.n, models.BACKBONES[init.backbone].dim
+    n, row = config.n, models.facts(init.backbone)
+    extraction = next((s.settings for s in steps if isinstance(s.settings, ExtractSettings) and s.settings.layer), None)
+    dim = models.check(init.backbone, sobel=init.sobel, size=config.size, settings=extraction) if extraction else row.dim
     features = n * dim * 4
     pixels = n * config.size * config.size * 3
     pixels = pixels if pixels <= init.pack_budget else 0
@@ -94,7 +97,7 @@ def _costs(run: RunDir | None, config: RunConfig, init: InitSettings, steps: lis
         each = sum(seconds[-5:]) / len(seconds[-5:]) if seconds else 1.5 * sum(trained[-5:]) / len(trained[-5:])
         lines.append(f"# time: {each:.1f} s an epoch as measured here, {_duration(each * left)} for the {left} left")
     else:
-        per_image = models.BACKBONES[init.backbone].cpu_seconds * (config.size / 32) ** 2
+        per_image = row.cpu_seconds * (config.size / 32) ** 2
         each = 0.5 + per_image * n * 2 / max(config.threads, 1)
         lines.append(f"# time: about {each:.1f} s an epoch on a CPU of {config.threads} threads, {_duration(each * left)} for {left} "
                      "(a rule of thumb; measured after the first epoch)")

@@ -30,7 +30,7 @@ class Common:
     Attributes:
         command: as it is called in messages, "ucl cluster".
         quiet: errors only.  verbose: 0, 1 or 2.
-        device, threads, seed: the machine options, None where not given.
+        device, threads, seed, precision, compile: the machine options, None where not given.
     """
 
     command: str = "ucl"
@@ -39,6 +39,8 @@ class Common:
     device: str | None = None
     threads: int | None = None
     seed: int | None = None
+    precision: str | None = None
+    compile: bool | None = None
 
 
 _QUIET = {
@@ -51,6 +53,12 @@ _MACHINE = {
     "threads": Annotated[int | None, typer.Option("--threads", "-j", help="CPU threads; in a run directory those that init recorded.",
                                                   metavar="N", envvar="UCL_THREADS", show_envvar=False)],
 }
+PrecisionOption = Annotated[str | None, typer.Option("--precision", metavar="float32|tf32|bf16", help="Matrix products and convolutions: "
+                                                     "float32, tf32 on a GPU that has it, or bf16. Default: float32, in a run directory what "
+                                                     "init recorded.")]
+CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the network with torch.compile; needs a C++ compiler. "
+                                                    "Default: no, in a run directory what init recorded.", show_default=False)]
+_COMPUTE = {"precision": PrecisionOption, "compile": CompileOption}
 _SEED = {"seed": Annotated[int | None, typer.Option("--seed", help="Seed of every random draw; in a run directory the one that "
                                                     "init recorded. Default: 0.", metavar="N")]}
 
@@ -62,17 +70,18 @@ SummaryJsonOption = Annotated[bool, typer.Option("--json", help="The summary on 
 StageOption = Annotated[str, typer.Option("--stage", metavar="NAME", help="Which step of the plan, where a turn has several of this verb.")]
 
 
-def command(verb: str = "", *, machine: bool = False, threads: bool = False, seed: bool = False,
+def command(verb: str = "", *, machine: bool = False, threads: bool = False, seed: bool = False, compute: bool = False,
             skip: tuple[str, ...] = ()) -> Callable[[Main], Main]:
     """Give a command function its shared options.
 
     Args:
         verb: key of `settings.SETTINGS`; its fields become options, collected in ``given``.
         machine: add --device and --threads.  threads: add --threads alone.  seed: add --seed.
+        compute: add --precision and --compile.
         skip: fields that get no option.
     """
     named = ("device", "threads") if machine else ("threads",) if threads else ()
-    shared = {**_QUIET, **{name: _MACHINE[name] for name in named}, **(_SEED if seed else {})}
+    shared = {**_QUIET, **{name: _MACHINE[name] for name in named}, **(_SEED if seed else {}), **(_COMPUTE if compute else {})}
 
     def wrap(function: Main) -> Main:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -92,7 +101,8 @@ def command(verb: str = "", *, machine: bool = False, threads: bool = False, see
 
             common = Common(called, **{name: values.pop(name) for name in shared})
             start_logging(called, common)
-            all_settings.MachineSettings().override({k: v for k in ("seed", "threads") if (v := getattr(common, k)) is not None}, "command line")
+            all_settings.MachineSettings().override({k: v for k in ("seed", "threads", "precision") if (v := getattr(common, k)) is not None},
+                                                    "command line")
             given = {f.name: values.pop(_name(f, verb)) for f in fields}
             given = {k: v for k, v in given.items() if v is not None}
             if verb:
@@ -124,7 +134,7 @@ def default_text(field: dataclasses.Field[Any]) -> str:
         return ",".join(f"{v:g}" for v in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return "none" if value in (None, "") else str(value)
 
 
 def flags_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:

@@ -30,13 +30,18 @@ def threads_for(run: RunDir | None, common: Common) -> int:
 
 
 def runtime_for(run: RunDir | None, common: Common, *, torch: bool) -> device.Runtime:
-    """The machine: device, threads, precision.  Without ``torch`` the device is the CPU, and torch is imported only to
+    """The machine: device, threads, precision, compilation.  Without ``torch`` the device is the CPU, and torch is imported only to
     refuse a GPU that was asked for and is missing."""
     threads = threads_for(run, common)
-    precision = run.config.precision if run else "float32"
+    precision, compiled = (run.config.precision, run.config.compile) if run else ("float32", False)
+    for name, asked_for in (("precision", common.precision), ("compile", common.compile)):
+        if run and asked_for is not None and asked_for != getattr(run.config, name):
+            log.warning("%s %s, the run directory was made with %s: results differ", name, asked_for, getattr(run.config, name))
+    precision = common.precision or precision
+    compiled = torch and (compiled if common.compile is None else common.compile)
     asked = common.device or "auto"
     if torch or asked != "auto":
-        found = device.resolve(asked, threads, precision)
+        found = device.resolve(asked, threads, precision, compiled)
         if torch:
             return found
     return device.resolve("cpu", threads, precision)

@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ucl import pretrained, store
-from ucl.errors import UsageError
+from ucl.errors import DataError, UsageError
 from ucl.front import session
 from ucl.front.console import clean, say
 from ucl.front.options import Common
 from ucl.front.streams import open_output, standard_input, stdin_is_data
 from ucl.rundir import RunDir
-from ucl.settings import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, ImportSettings, InitSettings
-
-LARGE = 64
-"""Backbones whose images are larger than this were, as a rule, trained on ImageNet's."""
+from ucl.settings import ImportSettings, InitSettings
 
 
 def speaker(common: Common) -> pretrained.Say:
@@ -46,19 +43,23 @@ def initial(settings: InitSettings, by_hand: frozenset[str], common: Common) -> 
     """
     speak = speaker(common)
     found, told = pretrained.start(settings.backbone, settings.weights, speak)
+    if told.get("sobel") and not settings.sobel:  # the plan's views depend on it, so it is not taken over in silence
+        raise DataError(f"{found.name}: the network has DeepCluster's Sobel filter in front, init.sobel is off", "--sobel")
     settings = settings.override({k: told[k] for k in ("mean", "std") if k in told and k not in by_hand}, found.name)
-    model, fitted = pretrained.checkpoint(settings.backbone, found, settings.size, settings.mean, settings.std, head="drop")
+    model, fitted = pretrained.checkpoint(settings.backbone, found, settings.size, settings.mean, settings.std, head="drop",
+                                          sobel=settings.sobel)
     speak(f"{found.name}: {'; '.join(fitted.notes)}")
     model.config["weights"] = f"sha256:{model.weights_digest()}"  # of the tensors: the same from any file that holds them
     return settings, model, {"weights": Path(settings.weights).name, "weights-sha256": found.sha256}
 
 
-def with_weights(backbone: str, weights: str, size: int | None, common: Common) -> Any:
+def with_weights(backbone: str, weights: str, size: int | None, common: Common, *, sobel: bool) -> Any:
     """The checkpoint that `extract --backbone NAME --weights FILE` extracts with."""
     speak = speaker(common)
     found, told = pretrained.start(backbone, weights, speak)
     settings = ImportSettings(size=size or 0, head="drop")
-    made, fitted = pretrained.checkpoint(backbone, found, *view_of(settings, backbone, told), head="drop")
+    made, fitted = pretrained.checkpoint(backbone, found, *view_of(settings, backbone, told), head="drop",
+                                         sobel=sobel or "sobel" in told)
     speak(f"{found.name}: {'; '.join(fitted.notes)}")
     made.config["weights"] = f"sha256:{made.weights_digest()}"
     noted = {"backbone": backbone, "weights": Path(weights).name, "weights-sha256": found.sha256}
@@ -71,12 +72,9 @@ def view_of(settings: ImportSettings, backbone: str, told: dict[str, Any]) -> tu
     """(size, mean, std) of a checkpoint from outside: as set, else as the file says, else as the backbone's images are."""
     from ucl import models
 
-    models.known(backbone)
-    usual = models.BACKBONES[backbone].size
-    large = usual > LARGE
-    return (settings.size or int(told.get("size", usual)),
-            settings.mean or told.get("mean") or (IMAGENET_MEAN if large else CIFAR_MEAN),
-            settings.std or told.get("std") or (IMAGENET_STD if large else CIFAR_STD))
+    usual: dict[str, Any] = models.view_defaults(backbone)
+    return (settings.size or int(told.get("size", usual["size"])), settings.mean or told.get("mean", usual["mean"]),
+            settings.std or told.get("std", usual["std"]))
 
 
 def take(file: str, backbone: str, settings: ImportSettings, where: str, common: Common, *, force: bool) -> None:
@@ -95,7 +93,7 @@ def take(file: str, backbone: str, settings: ImportSettings, where: str, common:
     else:
         found, told = pretrained.start(backbone, file, speak)
     view = view_of(settings, backbone, told)
-    made, fitted = pretrained.checkpoint(backbone, found, *view, settings.layout, settings.head)
+    made, fitted = pretrained.checkpoint(backbone, found, *view, settings.layout, settings.head, sobel="sobel" in told)
     done = dataclasses.replace(settings, size=view[0], mean=tuple(view[1]), std=tuple(view[2])).as_dict() | {"backbone": backbone}
     made.recipe = store.recipe(made.kind, "import", done | {"weights": f"sha256:{found.sha256}"}, 0, [])
     made.provenance = store.chain("import", done | {"weights": Path(file).name, "weights-sha256": found.sha256}, 0, [], "cpu", 1)
@@ -144,8 +142,7 @@ def give(given: str | None, run: RunDir | None, output: str, layout: str | None,
     speak = speaker(common)
     made = None
     if kind != "onnx":
-        names = pretrained.names_of(str(model.config.get("backbone")), sobel=bool(model.config.get("sobel")))
-        made = export.state_dict(model, names, layout or "auto", head)
+        made = export.state_dict(model, pretrained.names_of(model), layout or "auto", head)
     with open_output(output, force=force) as out:
         if made is None:
             export.write_onnx(model, head, out)

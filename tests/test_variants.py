@@ -1,0 +1,42 @@
+"""DeepCluster's named variants, walked by `run` and by the shell: clustering every n epochs, weights instead of balanced draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_parity import LOOP, digests, make, pipe, ucl
+
+N = 1797
+SMALL = ("--set", "train-epoch.batch=256", "--set", "cluster.iterations=5")
+VARIANTS = {
+    "every-half-epoch": ("--set", "train-epoch.epoch_length=0.5"),
+    "every-two-epochs": ("--set", "train-epoch.epoch_length=2"),
+    "inverse": ("--set", "train-epoch.sampler=shuffle", "--set", "train-epoch.weights=inverse"),
+    "inverse-sqrt": ("--set", "train-epoch.sampler=shuffle", "--set", "train-epoch.weights=inverse-sqrt"),
+}
+LENGTH = {"every-half-epoch": 0.5, "every-two-epochs": 2.0}
+
+
+def facts(run: Path, generation: int) -> dict[str, float]:
+    found: dict[str, float] = json.loads((run / "epochs" / f"{generation:04d}" / "metrics.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_run_and_shell_are_equal(tmp_path: Path, name: str) -> None:
+    """Equal digests; as many draws between two clusterings as asked for; and not what the plain method gives."""
+    straight, shell, plain = (make(tmp_path / leg, *SMALL, *(VARIANTS[name] if leg != "plain" else ())) for leg in ("straight", "shell", "plain"))
+    ucl("run", cwd=straight)
+    pipe(LOOP, shell)
+    ucl("run", cwd=plain)
+    wanted = digests(straight)
+    assert digests(shell) == wanted
+    draws = int(LENGTH.get(name, 1.0) * N)
+    assert [facts(straight, g)["steps"] for g in (1, 2)] == [-(-draws // 256)] * 2
+    others = digests(plain)
+    assert others["epochs/0001/labels.h5"] == wanted["epochs/0001/labels.h5"]         # the first clustering knows nothing of it yet
+    assert others["epochs/0001/model.h5"] != wanted["epochs/0001/model.h5"]
+    assert others["epochs/0002/labels.h5"] != wanted["epochs/0002/labels.h5"]

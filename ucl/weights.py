@@ -306,7 +306,7 @@ def fit(weights: Weights, names: Names, wanted: Mapping[str, tuple[tuple[int, ..
         faults["of other shapes"] += _head_faults(top, dim, names, layout)
     rest = [k for k in state if k not in spoken]
     depth = 2 if layout == "ucl" else 1
-    mine = {_stem(names.outside(layout, k), depth) for k in keys[:-2]}
+    mine = {_stem(names.outside(layout, k), depth) for k in [*keys[:-2], "backbone.sobel.0.weight"]}
     heads = {prefix + names.outside(layout, k) for k in HEAD}
     faults["unexpected"] += [k for k in rest if k.startswith(prefix) and _stem(k[len(prefix):], depth) in mine and k not in heads]
     outside = [k for k in rest if k not in faults["unexpected"]]

@@ -75,7 +75,7 @@ def test_refused(ucl: Runner, convnet_file: Path, small: Path, tmp_path: Path) -
                                     (2, [convnet_file, "--backbone", "convnot", "-o", "m.h5"], "convnot", "convnet"),
                                     (2, [convnet_file, *net, "--layout", "caffe"], "wanted one of auto", ""),
                                     (2, [convnet_file, *net, "--layout", "timm"], "has no twin", "--layout ucl"),
-                                    (65, [convnet_file, "--backbone", "resnet18", "-o", "m.h5"], "does not fit resnet18", "doctor"),
+                                    (65, [convnet_file, "--backbone", "resnet18-32", "-o", "m.h5"], "does not fit resnet18-32", "doctor"),
                                     (73, [convnet_file, "--backbone", "convnet", "--head", "drop", "-o", "evil.pt"], "exists", "force")):
         result = ucl("import", *words, cwd=tmp_path, stdout="pipe")
         assert (result.code, result.out) == (code, b""), (words, result.err)
@@ -123,10 +123,27 @@ def test_init_starts_from_weights(ucl: Runner, photos: Path, convnet_file: Path,
     assert "init.weights: the run has" in again.err
 
 
+def test_init_says_sobel(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    """The plan's views depend on the filter, so it is asked for; extract takes what the file has."""
+    assert ucl("init", "deepcluster", photos, "-o", "a", "--sobel", "--size", 16, cwd=tmp_path).code == 0
+    assert ucl("export", "a/model.h5", "-o", "w.pt", cwd=tmp_path).code == 0
+    result = ucl("init", "deepcluster", photos, "-o", "b", "--weights", "w.pt", "--size", 16, cwd=tmp_path)
+    assert result.code == 65
+    assert "Sobel filter in front, init.sobel is off" in result.lines[0]
+    assert result.lines[1] == "  try: --sobel"
+    assert not (tmp_path / "b").exists()
+    assert ucl("init", "deepcluster", photos, "-o", "b", "--weights", "w.pt", "--size", 16, "--sobel", cwd=tmp_path).code == 0
+    assert read(tmp_path / "b/model.h5").weights_digest() == read(tmp_path / "a/model.h5").weights_digest()
+    for name, words in (("x.h5", ["--model", "a/model.h5"]), ("y.h5", ["--backbone", "convnet", "--weights", "w.pt", "--size", 16])):
+        made = ucl("extract", photos, *words, "-o", name, cwd=tmp_path)
+        assert made.code == 0, made.err
+    assert (read(tmp_path / "x.h5").features == read(tmp_path / "y.h5").features).all()
+
+
 def test_init_refuses_before_it_reads_images(ucl: Runner, photos: Path, convnet_file: Path, tmp_path: Path) -> None:
     (photos / "bee/2.png").write_text("broken")
     before = tree(tmp_path)
-    for code, weights, backbone, said in ((65, convnet_file, "resnet18", "does not fit resnet18"), (66, "no.pt", "convnet", "no such file"),
+    for code, weights, backbone, said in ((65, convnet_file, "resnet18-32", "does not fit resnet18-32"), (66, "no.pt", "convnet", "no such file"),
                                           (66, "DEFAULT", "convnet", "no such file, and torchvision has no weights of that name")):
         result = ucl("init", "deepcluster", photos, "-o", "new", "--weights", weights, "--backbone", backbone, cwd=tmp_path)
         assert result.code == code, result.err

@@ -41,11 +41,16 @@ def start(backbone: str, given: str, say: Say) -> tuple[Weights, dict[str, Any]]
     Raises:
         InputMissing: neither a file nor a name.  Unavailable: the network allows no download.  DataError: see `weights.read`.
     """
-    if Path(given).exists() or not re.fullmatch(r"[A-Z][A-Z0-9_]*", given):
+    if not is_name(given):
         found = read(Path(given), given)
         return found, known(found, backbone)
     path, preset = named(backbone, given, say)
     return read(path, f"{given} ({path})"), preset
+
+
+def is_name(given: str) -> bool:
+    """Whether ``--weights`` means weights of torchvision, and no file."""
+    return re.fullmatch(r"[A-Z][A-Z0-9_]*", given) is not None and not Path(given).exists()
 
 
 def known(weights: Weights, backbone: str) -> dict[str, Any]:

@@ -118,6 +118,8 @@ def test_init_starts_from_weights(ucl: Runner, photos: Path, convnet_file: Path,
     last = [read(tmp_path / f"{n}/epochs/0002/model.h5") for n in "ab"]
     assert last[0].digest == last[1].digest
     assert last[0].config["weights"] == first.config["weights"]
+    again = ucl("run", "deepcluster", photos, "-o", "a", "--weights", "w.pt", *options, cwd=tmp_path)
+    assert again.code == 76, again.err                                  # the same line goes on, also without the file
     again = ucl("run", "deepcluster", photos, "-o", "a", "--weights", "other.pt", *options, cwd=tmp_path)
     assert again.code == 2
     assert "init.weights: the run has" in again.err

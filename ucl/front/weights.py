@@ -23,7 +23,7 @@ def speaker(common: Common) -> pretrained.Say:
 
 def absolute(weights: str) -> str:
     """Weights as ucl.toml names them: a file by its absolute path, torchvision's by their name."""
-    return str(Path(weights).absolute()) if weights != "none" and Path(weights).exists() else weights
+    return weights if weights == "none" or pretrained.is_name(weights) else str(Path(weights).absolute())
 
 
 def initial(settings: InitSettings, by_hand: frozenset[str], common: Common) -> tuple[InitSettings, Any, dict[str, Any]]:

@@ -248,7 +248,13 @@ def methods(page: Page) -> Iterator[str]:
 
 def backbones(page: Page) -> Iterator[str]:
     for name, one in BACKBONES.items():
-        yield from entry(bold(name), stop(f"{one.help}; features of {one.dim} dimensions"))
+        yield from entry(bold(name), stop(f"{one.help}; {one.dim} features; views of {one.size} pixels unless {bold('--size')} is given"))
+
+
+def layers(page: Page) -> Iterator[str]:
+    """The short names of each backbone's layers."""
+    for name, one in BACKBONES.items():
+        yield from entry(bold(name), ", ".join(one.layers) + ".")
 
 
 def plans(page: Page, name: str, cases: str = "4") -> Iterator[str]:
@@ -357,7 +363,7 @@ def see(page: Page, *references: str) -> Iterator[str]:
 
 
 FILLERS: dict[str, Callable[..., Iterator[str]]] = {
-    f.__name__: f for f in (options, commands, methods, backbones, plans, plansettings, exit, env, attributes, common, datasets, see)}
+    f.__name__: f for f in (options, commands, methods, backbones, layers, plans, plansettings, exit, env, attributes, common, datasets, see)}
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def by_hand(pixels: np.ndarray, model: Checkpoint) -> np.ndarray:
     net = models.restore(model).eval()
     x = (pixels.astype(np.float64) / 255 - MEAN) / STD
     with torch.no_grad():
-        rows = [net.features(torch.from_numpy(one.astype(np.float32)).permute(2, 0, 1)[None], False) for one in x]
+        rows = [net.norm(net.fc(net.trunk(torch.from_numpy(one.astype(np.float32)).permute(2, 0, 1)[None]).mean((2, 3)))) for one in x]
     return torch.cat(rows).numpy()
 
 
@@ -128,7 +128,7 @@ def test_training_mode_would_be_seen(images: ImageList, model: Checkpoint) -> No
     net = models.restore(model).train()
     x = torch.from_numpy(((noise(12) / 255 - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2)
     with torch.no_grad():
-        trained = net.features(x, False).numpy()
+        trained = net.norm(net.fc(net.trunk(x).mean((2, 3)))).numpy()
     assert np.abs(trained - features(images, model)).max() > 0.1
 
 
@@ -248,8 +248,8 @@ def test_a_file_that_changed_since_init_is_noticed(tmp_path: Path, model: Checkp
 # checkpoints that do not fit
 
 def test_an_unknown_backbone(images: ImageList) -> None:
-    with pytest.raises(DataError, match="backbone: found 'alexnet', expected one of convnet"):
-        stream(images, new_model(backbone="alexnet"))
+    with pytest.raises(DataError, match="backbone: found 'alexnot', expected one of convnet"):
+        stream(images, new_model(backbone="alexnot"))
 
 
 def test_a_missing_and_a_foreign_tensor(images: ImageList) -> None:

@@ -12,10 +12,15 @@ import torch
 from ucl import models
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
+from ucl.networks.build import initialise
+from ucl.networks.taps import Tap
 
 
 def batch(count: int = 8, size: int = 32) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+SMALL = ("convnet", "resnet18-32", "alexnet-32")
 
 
 def train(steps: int, name: str = "convnet") -> tuple[torch.nn.Module, list[float]]:
@@ -37,17 +42,21 @@ def test_the_table_needs_no_torch() -> None:
     assert out.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("name", sorted(models.BACKBONES))
+@pytest.mark.parametrize("name", SMALL)
 def test_features_and_their_last_relu(name: str) -> None:
-    module = models.build(name, Key()).eval()
+    module = models.build(name, Key())
     info = models.BACKBONES[name]
+    before = Tap(module, 32, final_relu=False)
+    after = Tap(module, 32, final_relu=True)
+    module.eval()
     with torch.no_grad():
-        raw, cut = module.features(batch(), False), module.features(batch(), True)
+        raw, cut = before(batch()), after(batch())
         assert torch.equal(module(batch()), cut)
     assert raw.shape == cut.shape == (8, info.dim)
-    assert module.feature_dim == info.dim
+    assert module.feature_dim == before.dim == after.dim == info.dim
+    assert (before.text, after.text) == ("last, before its ReLU", "last")
     assert (cut >= 0).all()
-    if name == "convnet":
+    if name != "resnet18-32":                                            # there an average stands between
         assert torch.equal(raw.relu(), cut)
     assert (raw < 0).any()
     assert 0.01 < float(raw.std()) < 100
@@ -58,16 +67,16 @@ def test_convnet_takes_any_size(size: int) -> None:
     assert models.build("convnet", Key())(batch(2, size)).shape == (2, 256)
 
 
-def test_resnet18_is_torchvisions_but_for_the_stem() -> None:
+def test_resnet18_32_is_torchvisions_but_for_the_stem() -> None:
     from torchvision.models import resnet18
 
-    ours, theirs = models.build("resnet18", Key()), resnet18(weights=None, num_classes=1)
+    ours, theirs = models.build("resnet18-32", Key()), resnet18(weights=None, num_classes=1)
     theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     theirs.maxpool, theirs.fc = torch.nn.Identity(), torch.nn.Identity()
     models.from_arrays(theirs, models.to_arrays(ours))
     with torch.no_grad():
         want = theirs.eval()(batch(2))
-        torch.testing.assert_close(ours.eval().features(batch(2), True), want, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.eval()(batch(2)), want, atol=1e-4, rtol=1e-4)
     assert sum(p.numel() for p in ours.parameters()) == 11_168_832
 
 
@@ -82,15 +91,15 @@ def test_starts_are_keyed_by_name() -> None:
     extended = torch.nn.Sequential()
     extended.add_module("new", torch.nn.Linear(3, 3))
     extended.add_module("trunk", models.build("convnet", Key(9)).trunk)
-    models._initialise(extended, Key(1))
+    initialise(extended, Key(1))
     assert torch.equal(extended.trunk[0].weight, torch.from_numpy(one["trunk.0.weight"]))
 
 
 def test_the_global_stream_is_left_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    for name in models.BACKBONES:
-        models.build(name, Key())
+    for name in (*SMALL, "squeezenet1_1"):
+        models.build(name, Key(), sobel=name != "convnet")
     models.new_head(4, 4, Key())
     assert torch.equal(before, torch.get_rng_state())
 
@@ -146,5 +155,6 @@ def test_arrays_that_do_not_fit() -> None:
     with pytest.raises(DataError, match="found float64, wanted float32"):
         models.from_arrays(module, {**arrays, "fc.weight": np.ones((256, 256))})
     np.testing.assert_array_equal(models.to_arrays(module)["fc.weight"], arrays["fc.weight"])
-    with pytest.raises(UsageError, match="no backbone is called 'vgg'"):
-        models.build("vgg", Key())
+    with pytest.raises(UsageError, match="no backbone is called 'convnot'") as error:
+        models.build("convnot", Key())
+    assert "did you mean convnet" in error.value.hint

@@ -301,7 +301,7 @@ class Checkpoint(Stored):
         model: state-dict key -> array; keys start with ``backbone.`` or ``head.``.
         optimizer: ``<group>/<parameter>/<buffer>`` -> array.
         memory: banks, centroids and their like.
-        config: backbone, view size, normalisation, K and whatever names the model.
+        config: backbone, sobel, view size, normalisation, K and whatever names the model.
         progress: epoch, step, samples_seen, seed, world_size.
     """
 

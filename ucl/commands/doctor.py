@@ -28,7 +28,7 @@ def main(*, json_: JsonOption = False, common: Common) -> int:
     facts: dict[str, Any] = {"schema": "ucl.doctor/1", "ucl": __version__, "system": platform.platform(), **store.versions(),
                              "hdf5": hdf5_version(), **device.describe(), "threads": device.machine_threads(),
                              "tmpdir": spool, "tmpdir free bytes": shutil.disk_usage(spool).free,
-                             "backbones": list(BACKBONES), "of torchvision": list(torchvisions()),
+                             "backbones": list(BACKBONES), "torchvision models": list(torchvisions()),
                              "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID")}
     if json_:
         typer.echo(json.dumps(facts, sort_keys=True))

@@ -6,6 +6,7 @@ a view of another size than 224 is taken too: the last map is averaged to the si
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ucl.networks.taps import Point
@@ -37,12 +38,17 @@ def vgg16(channels: int) -> nn.Module:
 
 
 def _network(channels: int, plan: list[Layer], side: int, width: int, *, dropout_first: bool) -> nn.Module:
+    return _class()(channels, plan, side, width, dropout_first)
+
+
+@cache
+def _class() -> type[nn.Module]:  # one, so that all such networks share what torch.compile makes
     from torch import nn
 
     from ucl.networks.pool import even_pool
 
     class Network(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, channels: int, plan: list[Layer], side: int, width: int, dropout_first: bool) -> None:
             super().__init__()
             layers: list[nn.Module] = []
             before = channels
@@ -56,16 +62,16 @@ def _network(channels: int, plan: list[Layer], side: int, width: int, *, dropout
             first: list[nn.Module] = [nn.Dropout(0.5)] if dropout_first else []
             self.classifier = nn.Sequential(*first, nn.Linear(before * side * side, width), nn.ReLU(inplace=True),
                                             nn.Dropout(0.5), nn.Linear(width, width), nn.ReLU(inplace=True))
-            self.feature_dim = width
+            self.feature_dim, self.side = width, side
             at = len(first)
             self.points = trunk_points(self.features) | {"fc6": Point(f"classifier.{at + 1}"), "fc7": Point("")}
             self.before_relu, self.width_last = Point(f"classifier.{at + 3}"), False
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.classifier(even_pool(self.features(x), side).flatten(1))
+            out: torch.Tensor = self.classifier(even_pool(self.features(x), self.side).flatten(1))
             return out
 
-    return Network()
+    return Network
 
 
 def trunk_points(trunk: nn.Sequential) -> dict[str, Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,12 +40,17 @@ def _averages(like: torch.Tensor, n: int, side: int) -> torch.Tensor:
     return inside.to(like.dtype) / (end - start)[:, None].to(like.dtype)
 
 
-def pool_module(side: int) -> nn.Module:
-    """`even_pool` as a module without parameters."""
+@cache
+def pool_class() -> type[nn.Module]:
+    """`even_pool` to a side as a module without parameters."""
     from torch import nn
 
     class EvenPool(nn.Module):
-        def forward(self, maps: torch.Tensor) -> torch.Tensor:
-            return even_pool(maps, side)
+        def __init__(self, side: int) -> None:
+            super().__init__()
+            self.side = side
 
-    return EvenPool()
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return even_pool(maps, self.side)
+
+    return EvenPool

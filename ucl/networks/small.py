@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ucl.networks.taps import Point
@@ -16,12 +17,17 @@ _STRIDES = (2, 2, 1, 2, 1)
 
 def convnet(channels: int) -> nn.Module:
     """Five 3x3 convolutions, average pool, linear 256, batch norm, ReLU."""
+    return _convnet()(channels)
+
+
+@cache
+def _convnet() -> type[nn.Module]:  # one class, so that all such networks share what torch.compile makes
     from torch import nn
 
     class ConvNet(nn.Module):
         feature_dim = 256
 
-        def __init__(self) -> None:
+        def __init__(self, channels: int) -> None:
             super().__init__()
             layers: list[nn.Module] = []
             before = channels
@@ -38,7 +44,7 @@ def convnet(channels: int) -> nn.Module:
             out: torch.Tensor = self.norm(self.fc(self.trunk(x).mean((2, 3))))
             return out.relu()
 
-    return ConvNet()
+    return ConvNet
 
 
 def resnet18(channels: int) -> nn.Module:

@@ -132,9 +132,15 @@ class Tap:
         if point.path:
             module = network.get_submodule(point.path)
             if point.inputs:
-                module.register_forward_pre_hook(lambda module, args: self._meet(args[0]))
+                module.register_forward_pre_hook(self._before)
             else:
-                module.register_forward_hook(lambda module, args, output: self._meet(output))
+                module.register_forward_hook(self._after)
+
+    def _before(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self._meet(args[0])
+
+    def _after(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        self._meet(output)
 
     def _meet(self, value: torch.Tensor) -> None:
         if self._active:

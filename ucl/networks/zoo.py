@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ucl.errors import UsageError
 from ucl.networks.deepcluster import trunk_points
-from ucl.networks.pool import pool_module
+from ucl.networks.pool import pool_class
 from ucl.networks.table import RESNET_LAYERS
 from ucl.networks.taps import Point
 
@@ -64,7 +64,7 @@ def torchvisions(name: str, channels: int, size: int) -> Network:
     if channels != 3:
         _narrow(net, channels)
     if name.startswith(("vgg", "alexnet")):
-        net.avgpool = pool_module(6 if name == "alexnet" else 7)
+        net.avgpool = pool_class()(6 if name == "alexnet" else 7)
     net.points, net.before_relu = _points(net, name), Point("features") if name.startswith("densenet") else None
     net.width_last = name.startswith("swin")
     return net

@@ -1,6 +1,7 @@
 """The rules of the code's structure, read from its syntax trees: who may import whom, what is nowhere, what is everywhere."""
 
 import ast
+import keyword
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +17,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS: dict[str, int] = {
     "ucl.errors": 0, "ucl.stop": 0, "ucl.keys": 0, "ucl.dist": 0, "ucl.device": 0, "ucl.context": 0, "ucl.formats": 0,
     "ucl.settings": 1, "ucl.artifacts": 1, "ucl.store": 1, "ucl.decode": 1, "ucl.listing": 1, "ucl.images": 1, "ucl.views": 1,
-    "ucl.models": 1, "ucl.networks": 1, "ucl.batches": 1,
+    "ucl.models": 1, "ucl.networks": 1, "ucl.batches": 1, "ucl.layouts": 1, "ucl.weights": 1, "ucl.pretrained": 1,
     "ucl.samplers": 1, "ucl.agreement": 1, "ucl.kmeans": 1, "ucl.pca": 1, "ucl.targets": 1,
-    "ucl.extract": 2, "ucl.cluster": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.evaluate": 2,
+    "ucl.extract": 2, "ucl.cluster": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.export": 2, "ucl.evaluate": 2,
     "ucl.methods": 3,
     "ucl.run": 4, "ucl.rundir": 4,       # a run directory knows how long its plan is, so it stands above methods
     "ucl.front": 5, "ucl.commands": 5,
     "ucl.cli": 6, "ucl.__main__": 6,
 }
-VERBS = ("ucl.extract", "ucl.cluster", "ucl.purify", "ucl.train_epoch", "ucl.evaluate")
+VERBS = ("ucl.extract", "ucl.cluster", "ucl.purify", "ucl.train_epoch", "ucl.evaluate", "ucl.export")
 # What is still to be mended; an entry that is no longer needed fails too.
 LONG: set[str] = set()
 SILENT: set[str] = set()
@@ -179,12 +180,15 @@ def test_truth_enters_by_evaluate_and_targets_only() -> None:
 @pytest.mark.parametrize("module", sorted(TREES))
 def test_what_is_nowhere(module: str) -> None:
     said = calls(module)
-    assert not said & {"print", "eval", "exec", "torch.load", "os.system", "input", "breakpoint"}, module
+    assert not said & {"print", "eval", "exec", "os.system", "input", "breakpoint"}, module
     assert not packages(module) & {"pickle", "cPickle", "dill", "cloudpickle", "yaml", "marshal", "shelve", "joblib"}, module
     for node in walk(TREES[module]):
         if isinstance(node, ast.keyword):
             assert node.arg != "shell", f"{module}:{node.value.lineno}: shell="
             assert not (node.arg == "allow_pickle" and not (isinstance(node.value, ast.Constant) and node.value.value is False)), module
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert module == "ucl.weights", f"{module}:{node.lineno}: torch.load"
+            assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), module
         if isinstance(node, ast.Assert) and module.startswith("ucl.formats"):
             continue
         if isinstance(node, ast.ExceptHandler):
@@ -233,7 +237,7 @@ def test_one_name_finds_everything() -> None:
     """A command's name is its file in commands/, its work, and its tests."""
     tests = Path(__file__).parent / "cli"
     for name, (module, text, _) in COMMANDS.items():
-        assert module == name.replace("-", "_")
+        assert module == name.replace("-", "_") + ("_" if keyword.iskeyword(name) else "")
         assert (ROOT / "commands" / f"{module}.py").is_file()
         assert (tests / f"test_{module}.py").is_file(), f"no tests/cli/test_{module}.py"
         assert text.endswith(".")

@@ -28,13 +28,15 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); 
     "train-epoch": ("train_epoch", "Train one epoch on pseudo-labels; in a run directory, commit the next generation.", "The alternation"),
     "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn.", "Measuring"),
     "targets": ("targets", "Write the true classes as a labels file, for a supervised topline.", "Measuring"),
+    "import": ("import_", "Make a checkpoint of weights from outside: PyTorch or safetensors.", "Weights in and out"),
+    "export": ("export", "Write a checkpoint's weights for other programs: PyTorch, safetensors, ONNX.", "Weights in and out"),
     "view": ("view", "List rows as TSV or JSON lines: which image is in which cluster, at what distance.", "Looking at files"),
     "info": ("info", "Describe ucl files: type, sizes, how they were made.", "Looking at files"),
     "validate": ("validate", "Check files: header, schema, sizes, end mark; --full: every byte.", "Looking at files"),
     "digest": ("digest", "Print the content digest: equal content, equal digest, whoever wrote it when and where.", "Looking at files"),
     "doctor": ("doctor", "Show versions, GPU, threads, and where temporary files go.", "This machine"),
 }
-GROUPS = ("Runs", "The alternation", "Measuring", "Looking at files", "This machine")
+GROUPS = ("Runs", "The alternation", "Measuring", "Weights in and out", "Looking at files", "This machine")
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 AT_ONCE = frozenset(COMMANDS) - {"init", "run", "train-epoch"}
 

@@ -145,6 +145,8 @@ class InitSettings(Settings):
     """`ucl init`: the frozen image list and the untrained model."""
 
     backbone: str = option("convnet", "network; see ucl doctor for the names")
+    weights: str = option("none", "weights to start from in place of drawn ones: a file as ucl import takes it, or torchvision's by "
+                          "their name, as IMAGENET1K_V2 or DEFAULT")
     sobel: bool = option(False, "DeepCluster's Sobel filter in front of the network: two derivatives instead of colours",
                          source="DeepCluster section 4.1")
     size: int = option(32, "side of a view in pixels; where it is not given, the network's own", low=8)
@@ -257,6 +259,20 @@ class TrainSettings(ViewSettings):
 
 
 @dataclass(frozen=True)
+class ImportSettings(Settings):
+    """`ucl import`: weights of outside as a checkpoint."""
+
+    layout: str = option("auto", "how the file names its tensors; auto: the layout that names most of them",
+                         choices=("auto", "torchvision", "timm", "deepcluster", "ucl"))
+    head: str = option("keep", "keep the classifier on top, where the file has one, and refuse what else is no part of the network; "
+                       "drop: take the network alone", choices=("keep", "drop"))
+    size: int = option(0, "side of a view in pixels; 0 = what the file says, else the backbone's", low=0)
+    mean: tuple[float, float, float] | None = option(None, "mean of the channels, of values in 0 to 1; none = what the file says, else "
+                                                     "the backbone's, of ImageNet or for 32 px of CIFAR-10")
+    std: tuple[float, float, float] | None = option(None, "standard deviation of the channels; none = as for the mean", low=1e-6)
+
+
+@dataclass(frozen=True)
 class KnnSettings(Settings):
     """`ucl evaluate knn`: weighted nearest neighbours by cosine."""
 
@@ -287,8 +303,12 @@ SETTINGS: dict[str, type[Settings]] = {
     "cluster": ClusterSettings,
     "purify": PurifySettings,
     "train-epoch": TrainSettings,
+    "import": ImportSettings,
     "evaluate-knn": KnnSettings,
 }
+
+BESIDE = frozenset({"import"})
+"""Verbs that no run directory speaks of; ``--set`` and ucl.toml know them not."""
 
 
 def parse_assignments(items: list[str]) -> dict[str, dict[str, str]]:
@@ -310,10 +330,11 @@ def parse_assignments(items: list[str]) -> dict[str, dict[str, str]]:
 
 def check_override(verb: str, values: Mapping[str, Any], where: str) -> None:
     """Raise UsageError unless ``verb`` is known and takes ``values``."""
-    if verb not in SETTINGS and verb != "plan":
-        near = difflib.get_close_matches(verb, [*SETTINGS, "plan"], n=1)
+    known = [name for name in SETTINGS if name not in BESIDE]
+    if verb not in known and verb != "plan":
+        near = difflib.get_close_matches(verb, [*known, "plan"], n=1)
         raise UsageError(f"{where}: unknown verb {verb!r}",
-                         f"did you mean {near[0]}?" if near else "known: plan, " + ", ".join(SETTINGS))
+                         f"did you mean {near[0]}?" if near else "known: plan, " + ", ".join(known))
     (PlanSettings if verb == "plan" else SETTINGS[verb])().override(values, where)
 
 

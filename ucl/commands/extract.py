@@ -18,6 +18,8 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
          files_from: FilesFromOption = None,
          model: Annotated[str | None, typer.Option("--model", metavar="CKPT", help="Checkpoint. Default: the newest generation's.")] = None,
          backbone: Annotated[str | None, typer.Option("--backbone", metavar="NAME", help="An untrained network instead.")] = None,
+         weights: Annotated[str | None, typer.Option("--weights", metavar="FILE|NAME", help="With --backbone: its weights, a file as ucl "
+                                                     "import takes it, or torchvision's by their name.")] = None,
          size: Annotated[int | None, typer.Option("--size", metavar="N", help="With --backbone: side of a view in pixels.")] = None,
          sobel: Annotated[bool, typer.Option("--sobel", help="With --backbone: DeepCluster's Sobel filter in front.")] = False,
          on_error: Annotated[str | None, typer.Option("--on-error", metavar="fail|skip", help="An unreadable image stops, or is a "
@@ -36,7 +38,7 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
     where = find_output(output, run, "features")
     runtime = session.runtime_for(run, common, torch=True)
     shown = {"size": size, "on_error": on_error, "max_bad": max_bad, "sobel": sobel or None}
-    image_list, checkpoint, context = sources(run, images, files_from, model, backbone,
+    image_list, checkpoint, context = sources(run, images, files_from, model, backbone, weights,
                                               {k: v for k, v in shown.items() if v is not None}, given, common, runtime)
     step = session.step_of(context, "extract", stage, given)
     context = session.with_flags(context, "extract", given)

@@ -18,6 +18,7 @@ from ucl.errors import OutputRefused, UsageError
 from ucl.formats.atomic import fsync_dir, write_bytes_atomic
 from ucl.front.console import Progress, clean, say
 from ucl.front.options import Common, settings_table
+from ucl.front.weights import absolute, initial
 from ucl.keys import Key
 from ucl.methods.method import method_named, plan, plan_length
 from ucl.rundir import CONFIG, RunConfig, RunDir
@@ -45,6 +46,8 @@ def request(method: str, images: str | None, files_from: str | None, assignments
     if keep is not None and keep != "all" and not (keep.isdecimal() and int(keep) > 0):
         raise UsageError(f"--keep: found {keep!r}, wanted a number from 1, or all")
     overrides = settings_table(assignments) | {f"init.{k}": str(v) for k, v in given.items()}
+    if "init.weights" in overrides:
+        overrides["init.weights"] = absolute(overrides["init.weights"])
     if epochs is not None:
         overrides["plan.epochs"] = str(epochs)
     stated: dict[str, Any] = {"method": method, "overrides": overrides}
@@ -92,6 +95,11 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     device.set_thread_variables(config.threads)
     from ucl import models
 
+    begun = None
+    if settings.weights != "none":
+        by_hand = frozenset(k.removeprefix("init.") for k in config.overrides)
+        settings, model, noted = initial(settings, by_hand, common)
+        begun = (model, noted)
     for step in steps:
         if isinstance(step.settings, ExtractSettings):
             models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings)
@@ -100,7 +108,7 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     _make_parents(target)
     try:
         temporary.mkdir()
-        run = _fill(temporary, config, settings, images)
+        run = _fill(temporary, config, settings, images, begun)
         fsync_dir(temporary)
         stop.check()
         _put(temporary, target)
@@ -159,19 +167,21 @@ def read_images(config: RunConfig, settings: InitSettings, common: Common) -> An
     return made
 
 
-def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any) -> RunDir:
-    """Write images.h5, ucl.toml and generation 0 into a new folder."""
-    from ucl import models, store
-    from ucl.artifacts import Checkpoint, ImageList
+def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any, begun: tuple[Any, dict[str, Any]] | None) -> RunDir:
+    """Write images.h5, ucl.toml and generation 0 into a new folder; ``begun``: a model of weights from outside, and their name."""
+    from ucl import store
+    from ucl.artifacts import ImageList
 
     images = ImageList.made(made)
     source = "digits" if config.images == "digits" else ""
     config = dataclasses.replace(config, n=made.n, size=settings.size, source=source, samples_digest=images.samples.digest)
     context = Context(config.method, seed=config.seed, images=made.n, size=settings.size, source=source,
                       samples_digest=images.samples.digest, overrides=config.overrides)
-    images.provenance = store.chain("init", settings.as_dict(), config.seed, [], "cpu", config.threads)
+    said = settings.as_dict()
+    del said["weights"]
+    images.provenance = store.chain("init", said | (begun[1] if begun else {}), config.seed, [], "cpu", config.threads)
     images.context = context
-    images.recipe = store.recipe(images.kind, "init", settings.as_dict(), config.seed, [])
+    images.recipe = store.recipe(images.kind, "init", said, config.seed, [])
     with (folder / "images.h5").open("wb") as out:
         store.save(images, out)
         out.flush()
@@ -179,16 +189,25 @@ def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any) ->
     write_bytes_atomic(folder / CONFIG, config.to_toml().encode())
     (folder / "epochs").mkdir()
     (folder / "work").mkdir()
-    key = Key(config.seed, stage="init")
-    net = models.build(settings.backbone, key, sobel=settings.sobel, size=settings.size)
-    tensors = {f"backbone.{k}": v for k, v in models.to_arrays(net).items()}
-    model = Checkpoint(tensors, config={"backbone": settings.backbone, "sobel": settings.sobel, "size": settings.size,
-                                        "mean": list(settings.mean), "std": list(settings.std)}, progress={"seed": config.seed, "world_size": 1},
-                       context=context, provenance=images.provenance)
-    model.recipe = store.recipe(model.kind, "init", settings.as_dict(), config.seed, [images])
+    model = begun[0] if begun else drawn(settings, config.seed)
+    model.progress, model.context, model.provenance = {"seed": config.seed, "world_size": 1}, context, images.provenance
+    if begun:
+        said["weights"] = model.config["weights"]
+    model.recipe = store.recipe(model.kind, "init", said, config.seed, [images])
     run = RunDir(folder)
     run.commit(0, {"model": model}, {"generation": 0, "images": made.n, "bad": len(made.reasons)})
     return run
+
+
+def drawn(settings: InitSettings, seed: int) -> Any:
+    """A checkpoint of an untrained backbone."""
+    from ucl import models
+    from ucl.artifacts import Checkpoint
+
+    net = models.build(settings.backbone, Key(seed, stage="init"), sobel=settings.sobel, size=settings.size)
+    return Checkpoint({f"backbone.{k}": v for k, v in models.to_arrays(net).items()},
+                      config={"backbone": settings.backbone, "sobel": settings.sobel, "size": settings.size,
+                              "mean": list(settings.mean), "std": list(settings.std)})
 
 
 def _summary(run: RunDir, made: Any, seconds: float, common: Common, as_json: bool) -> None:

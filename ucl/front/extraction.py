@@ -11,10 +11,10 @@ from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
-from ucl.front.create import read_images
+from ucl.front.create import drawn, read_images
 from ucl.front.options import Common, one_of
 from ucl.front.streams import open_output
-from ucl.keys import Key
+from ucl.front.weights import with_weights
 from ucl.methods.method import Step
 from ucl.run import begin, sign
 from ucl.rundir import RunConfig, RunDir
@@ -22,7 +22,8 @@ from ucl.settings import ExtractSettings, InitSettings
 
 
 def sources(run: RunDir | None, images: str | None, files_from: str | None, model: str | None, backbone: str | None,
-            settings: dict[str, Any], given: dict[str, Any], common: Common, runtime: device.Runtime) -> tuple[Any, Any, Context]:
+            weights: str | None, settings: dict[str, Any], given: dict[str, Any], common: Common,
+            runtime: device.Runtime) -> tuple[Any, Any, Context]:
     """(image list, checkpoint, context) of an extraction.
 
     Nothing explicit in a run directory: the next turn of its plan.  Anything explicit stands beside the plan.
@@ -31,6 +32,8 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
         UsageError: nothing says what to extract, or with what.  PlanFinished: the plan has no next turn.
     """
     one_of("--model and --backbone", model, backbone)
+    if weights and not backbone:
+        raise UsageError("--weights: found no --backbone", "--backbone NAME says which network they are of")
     if settings.get("sobel") and not backbone:
         raise UsageError("--sobel: belongs to --backbone; a checkpoint has the filter or has it not", "ucl info CKPT shows which")
     explicit = images is not None or files_from is not None or model is not None or backbone is not None
@@ -46,7 +49,9 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
     from ucl.store import load
 
     if backbone:
-        checkpoint = untrained(backbone, settings.get("size"), common.seed or 0, sobel=bool(settings.get("sobel")))
+        sobel = bool(settings.get("sobel"))
+        checkpoint = with_weights(backbone, weights, settings.get("size"), common, sobel=sobel) if weights else \
+            untrained(backbone, settings.get("size"), common.seed or 0, sobel=sobel)
     elif model:
         checkpoint = load(Path(model), "ucl/checkpoint")
     else:
@@ -68,14 +73,12 @@ def sources(run: RunDir | None, images: str | None, files_from: str | None, mode
 def untrained(backbone: str, size: int | None, seed: int, *, sobel: bool = False) -> Any:
     """A checkpoint of an untrained backbone, drawn as `init` draws it."""
     from ucl import models
-    from ucl.artifacts import Checkpoint
 
     models.known(backbone)
     settings = InitSettings(backbone=backbone, sobel=sobel).override(models.view_defaults(backbone)).override({"size": size} if size else {})
-    net = models.build(backbone, Key(seed, stage="init"), sobel=sobel, size=settings.size)
-    return Checkpoint({f"backbone.{k}": v for k, v in models.to_arrays(net).items()},
-                      config={"backbone": backbone, "sobel": sobel, "size": settings.size, "mean": list(settings.mean), "std": list(settings.std)},
-                      progress={"seed": seed})
+    made = drawn(settings, seed)
+    made.progress = {"seed": seed}
+    return made
 
 
 def open_images(images: str | None, files_from: str | None, checkpoint: Any, settings: dict[str, Any], common: Common,

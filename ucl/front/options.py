@@ -92,7 +92,8 @@ def command(verb: str = "", *, machine: bool = False, threads: bool = False, see
         extra = [_parameter(name, hint, False if name == "quiet" else 0 if name == "verbose" else None) for name, hint in shared.items()]
         params = [*own, *(_setting(f, verb) for f in fields), *extra]
 
-        called = "ucl " + function.__module__.rpartition(".")[2].replace("_", "-") + ("" if function.__name__ == "main" else f" {function.__name__}")
+        called = "ucl " + function.__module__.rpartition(".")[2].rstrip("_").replace("_", "-")  # import is import_, as it is a keyword
+        called += "" if function.__name__ == "main" else f" {function.__name__}"
 
         @wraps(function)
         def run(**values: Any) -> int:

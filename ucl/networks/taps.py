@@ -23,12 +23,14 @@ if TYPE_CHECKING:
             points: short name -> where in the network.
             before_relu: where the features are before the final ReLU; None where the outline has to tell.
             width_last: maps of its ``features`` and ``norm`` are (B, H, W, C), as Swin's.
+        final: of torchvision's models only: path of the last layer, which is left out.
         """
 
         feature_dim: int
         points: dict[str, Point]
         before_relu: Point | None
         width_last: bool
+        final: str
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def torchvisions(name: str, channels: int, size: int) -> Network:
         raise UsageError(f"{name}: cannot take views of {size} pixels: {error}", "--size 224 fits every one of them") from error
     path, last = [(p, m) for p, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     net.set_submodule(path, nn.Identity())
+    net.final = path
     if isinstance(last, nn.Conv2d):
         net.set_submodule("classifier.2", nn.Identity())
     net.feature_dim = last.in_channels if isinstance(last, nn.Conv2d) else last.in_features

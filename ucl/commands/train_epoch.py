@@ -30,7 +30,7 @@ def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="La
     run = RunDir.here()
     runtime = session.runtime_for(run, common, torch=True)
     if images is None and (split or classes):
-        raise UsageError("--split and --classes choose from --images, which is not given")
+        raise UsageError("--split and --classes choose from --images, which is not given", "--images FOLDER --split test")
     if run is not None and not (images or model):
         return training.commit_epoch(run, labels, stage, output, given, common, runtime, json_, force=force)
     return training.loose_epoch(run, labels, images, {"split": split, "classes": classes}, model, output, given, common, runtime, json_, force=force)

@@ -82,7 +82,7 @@ def knn_inputs(run: RunDir | None, features: str | None, test: str | None, split
                          "give the test features: ucl extract FOLDER --model CKPT -o test.h5")
     assert run is not None
     model = session.load_model(run, run.newest)
-    split = split or ("test" if released(test) else None)
+    split = split or ("test" if not is_hdf5(test) and released(test) else None)
     tested = open_images(test, None, model, {"on_error": "skip", **({"split": split} if split else {})}, common, runtime)
     return train, features_now(run, common, runtime, tested, model), test
 

@@ -30,7 +30,7 @@ def pack(images: str | None, files_from: str | None, form: str, size: int, setti
         OutputRefused: the output exists.
     """
     if form not in FORMS:
-        raise UsageError(f"--as: found {form!r}, wanted {' or '.join(FORMS)}")
+        raise UsageError(f"--as: found {form!r}, wanted {' or '.join(FORMS)}", "encoded keeps the bytes of the files, pixels makes squares")
     if size < 0 or (size and form == "encoded"):
         raise UsageError(f"--pack-size {size}: wanted at least 1, with --as pixels", "--as encoded keeps the images as they are")
     if images is None and files_from is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -14,7 +15,7 @@ from releases import archive
 
 from ucl import decode, images
 from ucl.artifacts import Samples
-from ucl.errors import DataError, InputMissing
+from ucl.errors import DataError, InputMissing, StorageError, UsageError
 from ucl.listing import list_images
 from ucl.sources import tar
 from ucl.targets import true_classes
@@ -229,3 +230,21 @@ def test_more_archives_than_descriptors(tmp_path: Path, monkeypatch: pytest.Monk
     found = loose.crops(np.arange(15), None, 12, 2)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     np.testing.assert_array_equal(found[7], decode.decode(png(21)))
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("x.tar", "train_32x32.mat", "x.h5", "x.tar.gz"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises((UsageError, InputMissing), match=r"not a folder|missing"):
+            list_images(tmp_path / name)
+
+
+def test_no_room_for_a_compressed_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = archive(tmp_path / "x.tar.gz", {"a.png": png(0)}, mode="w:gz")
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        list_images(path)

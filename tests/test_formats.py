@@ -22,7 +22,7 @@ from ucl.errors import DataError, InputMissing, NotPermitted
 from ucl.formats.digest import content_digest, samples_digest
 from ucl.formats.layout import CHECKPOINT, SCHEMA, Item, compound_fields, stream_order
 from ucl.formats.reader import open_artifact, validate
-from ucl.formats.types import schema_dtype
+from ucl.formats.types import encode_strings, schema_dtype
 from ucl.formats.writer import ArtifactWriter, write_artifact
 
 
@@ -122,6 +122,20 @@ def test_unicode_arrays_can_be_declared() -> None:
     w = ArtifactWriter(out, "ucl/images", {}, {"/samples/path": ((2,), names.dtype)})
     w.write("/samples/path", names)
     assert w.finish() == content_digest("ucl/images", {}, {"/samples/path": names})
+
+
+@pytest.mark.parametrize("cells", [[b"a", b"bcd"], [b"", b""], [b"\xc3\xa9", b"abc"], [b"x" * 40], []])
+def test_bytes_as_text_are_stored_as_short_as_can_be(cells: list[bytes]) -> None:
+    array = np.array(cells, dtype="S50")
+    slow = encode_strings("/samples/path", np.array([c.decode() for c in cells], dtype=object))
+    found = encode_strings("/samples/path", array)
+    assert found.dtype == slow.dtype
+    assert found.tolist() == slow.tolist()
+    assert encode_strings("/samples/path", array, 60).dtype == "S60"
+    with pytest.raises(DataError, match="NUL inside"):
+        encode_strings("/samples/path", np.array([b"a\0b"], dtype="S5"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        encode_strings("/samples/path", np.array([b"a\xff"], dtype="S5"))
 
 
 def test_many_crc_blocks(tmp_path: Path) -> None:

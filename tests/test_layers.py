@@ -170,6 +170,7 @@ def test_plans_and_settings_are_torch_free() -> None:
 def test_truth_enters_by_evaluate_and_targets_only() -> None:
     assert users("ucl.targets")
     assert users("ucl.targets") <= TRUTH
+    assert users("ucl.sources.truth") == {"ucl.targets"}                # the label files of released data sets
     assert users("ucl.evaluate") <= TRUTH | {m for m in TREES if m.startswith("ucl.evaluate")}
     walking = {n.module for f in ast.walk(TREES["ucl.front.walking"]) if isinstance(f, ast.FunctionDef) and f.name != "_digits"
                for n in ast.walk(f) if isinstance(n, ast.ImportFrom)}

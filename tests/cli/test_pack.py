@@ -234,6 +234,8 @@ def test_an_images_file_of_another_kind(ucl: Runner, photos: Path, tmp_path: Pat
         copy.write_bytes(path.read_bytes())
         with h5py.File(copy, "r+") as file:
             change(file)
+        if name in ("c", "d"):
+            assert "an image beyond the" in ucl("validate", "--full", copy, stdout="pipe").text
         told = ucl("init", "deepcluster", copy, "-o", tmp_path / f"run-{name}")
         assert (told.code, len(told.lines)) == (65, 2), told.err
         assert message in told.err
@@ -261,3 +263,9 @@ def test_digits_as_pixels(ucl: Runner, tmp_path: Path) -> None:
     assert read(tmp_path / "d.h5").pixels.shape == (1797, 8, 8, 3)
     assert ucl("targets", tmp_path / "d.h5", "-o", tmp_path / "t.h5").code == 0
     assert read(tmp_path / "t.h5").k == 10
+
+
+def test_no_room_and_no_half_file(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    told = ucl("pack", photos, "-o", tmp_path / "p.h5", fsize=9000)
+    assert (told.code, len(told.lines)) == (74, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from ucl import decode
@@ -34,6 +35,8 @@ class Member:
 
 def is_tar(path: str) -> bool:
     """Whether a file is a tar archive, perhaps compressed by gzip."""
+    if not Path(path).is_file():
+        return False
     head = begins(path)
     return head.startswith(GZIP) or _is_header(head) or path.endswith(".tar")
 

@@ -170,8 +170,8 @@ def _tag(param: Any) -> str:
 
 
 def verb_of(name: str, part: str = "") -> str:
-    """The key of `SETTINGS` whose fields a command has as options; `run` has those of `init`."""
-    verb = f"{name}-{part}" if part else "init" if name == "run" else name
+    """The key of `SETTINGS` whose fields a command has as options; `run` has those of `init`, `pack` those of its image list."""
+    verb = f"{name}-{part}" if part else "init" if name in ("run", "pack") else name
     return verb if verb in SETTINGS else ""
 
 

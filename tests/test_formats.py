@@ -22,7 +22,7 @@ from ucl.errors import DataError, InputMissing, NotPermitted
 from ucl.formats.digest import content_digest, samples_digest
 from ucl.formats.layout import CHECKPOINT, SCHEMA, Item, compound_fields, stream_order
 from ucl.formats.reader import open_artifact, validate
-from ucl.formats.types import schema_dtype
+from ucl.formats.types import encode_strings, schema_dtype
 from ucl.formats.writer import ArtifactWriter, write_artifact
 
 
@@ -124,6 +124,20 @@ def test_unicode_arrays_can_be_declared() -> None:
     assert w.finish() == content_digest("ucl/images", {}, {"/samples/path": names})
 
 
+@pytest.mark.parametrize("cells", [[b"a", b"bcd"], [b"", b""], [b"\xc3\xa9", b"abc"], [b"x" * 40], []])
+def test_bytes_as_text_are_stored_as_short_as_can_be(cells: list[bytes]) -> None:
+    array = np.array(cells, dtype="S50")
+    slow = encode_strings("/samples/path", np.array([c.decode() for c in cells], dtype=object))
+    found = encode_strings("/samples/path", array)
+    assert found.dtype == slow.dtype
+    assert found.tolist() == slow.tolist()
+    assert encode_strings("/samples/path", array, 60).dtype == "S60"
+    with pytest.raises(DataError, match="NUL inside"):
+        encode_strings("/samples/path", np.array([b"a\0b"], dtype="S5"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        encode_strings("/samples/path", np.array([b"a\xff"], dtype="S5"))
+
+
 def test_many_crc_blocks(tmp_path: Path) -> None:
     arrays = {"/features": np.random.default_rng(0).standard_normal((9000, 300)).astype("f4")}
     path = tmp_path / "f.h5"
@@ -168,7 +182,7 @@ def test_checkpoint_tensors(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- the schema as a round trip
 
-_SIZES = {"*": 2, "N": 5, "D": 3, "K": 2, "d": 4, "H": 2, "C": 3, "E": 2, "W": 2, "m": 3}
+_SIZES = {"*": 2, "N": 5, "D": 3, "K": 2, "d": 4, "H": 2, "C": 3, "E": 2, "W": 2, "m": 3, "F": 2, "L": 7}
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ucl import decode, images
+from ucl import decode, images, pixels
 from ucl.errors import DataError, InputMissing, UsageError
 from ucl.listing import list_images
 
@@ -188,25 +188,49 @@ def test_mixed_sizes_are_packed_as_centre_squares(folder: Path) -> None:
         images.read_all(listing, size=16, pack="some")
 
 
-def test_rows_do_not_depend_on_workers_nor_on_where_they_go(tmp_path: Path) -> None:
+def test_rows_do_not_depend_on_workers_nor_on_where_they_go(tmp_path: Path, monkeypatch) -> None:
     for row in range(60):
         put(tmp_path / "many" / f"{row:03}.jpg", 150 + row % 3, 160, seed=row)
     listing = list_images(tmp_path / "many")
     alone = images.read_all(listing, size=24)
-    shapes = []
-
-    def allocate(shape: tuple[int, ...]) -> np.ndarray:
-        shapes.append(shape)
-        return np.memmap(tmp_path / "pixels", np.uint8, "w+", shape=shape)
-
-    many = images.read_all(listing, size=24, workers=4, allocate=allocate)
-    assert shapes == [(60, 24, 24, 3)]
+    monkeypatch.setattr(pixels, "IN_MEMORY", 1000)
+    many = images.read_all(listing, size=24, workers=4, folder=tmp_path)
+    assert isinstance(many.pixels, np.memmap)
+    assert not list(tmp_path.glob("ucl-*"))                             # the file has no name
+    assert many.squares is not None
+    np.testing.assert_array_equal(np.concatenate(list(many.squares.blocks())), alone.pixels)
     for name in ("paths", "status", "size", "crc32", "pixels", "height", "width"):
         np.testing.assert_array_equal(getattr(alone, name), getattr(many, name))
     rows = np.arange(59, -1, -1)
     boxes = np.tile([0.1, 0.2, 0.6, 0.9], (60, 1))
     np.testing.assert_array_equal(many.crops(rows, boxes, 9, 1), many.crops(rows, boxes, 9, 4))
     np.testing.assert_array_equal(many.crops(rows, None, 24, 3), alone.batch(rows))
+
+
+@pytest.mark.parametrize("limit", [10**9, 100])
+@pytest.mark.parametrize("odd", [(40, 40), (12, 14), (70, 70), (10, 10), None])
+@pytest.mark.parametrize("at", [0, 7, 19])
+def test_one_other_size_anywhere_gives_centre_squares(tmp_path: Path, monkeypatch, limit: int, odd: tuple[int, int] | None, at: int) -> None:
+    """The side is found while reading; what was kept before the odd one is what reading it again would give."""
+    monkeypatch.setattr(pixels, "IN_MEMORY", limit)
+    wanted = []
+    for row in range(20):
+        path = tmp_path / "in" / f"{row:02}.png"
+        if row == (at + 3) % 20:
+            path.write_bytes(b"\x89PNG")
+            wanted.append(None)
+        else:
+            wanted.append(put(path, *(odd if odd and row == at else (16, 16)), seed=row))
+    for workers in (1, 3):
+        made = images.read_all(list_images(tmp_path / "in"), size=24, on_error="skip", workers=workers)
+        side = 16 if odd is None else 24
+        assert made.pixels is not None
+        assert made.pixels.shape == (20, side, side, 3)
+        for row, image in enumerate(wanted):
+            square = np.zeros((side, side, 3)) if image is None else decode.square(image, side)
+            np.testing.assert_array_equal(made.pixels[row], square)
+    if odd is not None:
+        assert images.read_all(list_images(tmp_path / "in"), size=24, on_error="skip", pack_budget=20 * 24 * 24 * 3 - 1).pixels is None
 
 
 def test_bad_images_fail_together_or_keep_their_rows(folder: Path) -> None:

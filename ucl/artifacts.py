@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +23,7 @@ from ucl.errors import DataError
 if TYPE_CHECKING:
     from ucl.formats.reader import Artifact as OpenFile
     from ucl.images import ImageSet
+    from ucl.sources.records import Records
 
 OK, UNREADABLE, TOO_LARGE, NOT_FINITE, MISSING = range(5)
 STATUS = ("OK", "UNREADABLE", "TOO_LARGE", "NOT_FINITE", "MISSING")
@@ -368,9 +370,10 @@ class ImageList(Stored):
         samples: the N images.
         size: (N,) uint64 and crc32: (N,) uint32 of each file's bytes.
         height, width: (N,) uint32 of each image as decoded, upright.
-        root: the folder, or the name of a built-in data set.
+        root: the folder, archive or packed list, or the name of a built-in data set.
         escaped: whether paths are percent-encoded.
         pixels: (N, H, W, 3) uint8, or None where the files are decoded on every pass.
+        records: where the images lie inside larger files; None for files of their own, and where pixels are packed.
         on_device: device name -> the pixels as a tensor there; a cache.
     """
 
@@ -383,6 +386,7 @@ class ImageList(Stored):
     root: str = ""
     escaped: bool = False
     pixels: NDArray[np.uint8] | None = None
+    records: Records | None = None
     on_device: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def title(self) -> str:
@@ -390,11 +394,15 @@ class ImageList(Stored):
         return f"list of {len(self.samples)} images, {packed}"
 
     def attrs(self) -> dict[str, Any]:
-        return {"root": self.root, "path-escaping": "percent" if self.escaped else "none"}
+        form = {} if self.records is None else {"record": self.records.form}
+        return {"root": self.root, "path-escaping": "percent" if self.escaped else "none", **form}
 
     def arrays(self) -> Arrays:
         found = {**_samples_arrays(self.samples), "/samples/size": self.size, "/samples/crc32": self.crc32,
                  "/samples/height": self.height, "/samples/width": self.width}
+        if self.records is not None:
+            found |= {"/files/path": np.array(self.records.files), "/samples/file": self.records.file,
+                      "/samples/offset": self.records.offset}
         return found if self.pixels is None else {**found, "/pixels": self.pixels}
 
     def files(self) -> ImageSet:
@@ -402,17 +410,19 @@ class ImageList(Stored):
         from ucl.images import ImageSet
 
         return ImageSet(self.samples.path, self.samples.status, self.size, self.crc32, self.root, self.pixels, self.height,
-                        self.width, self.escaped)
+                        self.width, self.escaped, records=self.records)
 
     @classmethod
     def made(cls, found: ImageSet) -> ImageList:
         """From what was listed and read."""
         return cls(Samples(found.paths, found.status), found.size, found.crc32, found.height, found.width, found.root,
-                   found.escaped, found.pixels)
+                   found.escaped, found.pixels, found.records)
 
     @classmethod
     def load(cls, file: OpenFile) -> ImageList:
-        """From an opened file; the pixels stay on disk and are mapped."""
+        """From an opened file; the pixels stay on disk and are mapped, packed bytes stay there and are read from it."""
+        from ucl.sources.records import read_records
+
         samples = _read_samples(file)
         if samples is None:
             raise DataError(f"{file.name}: /samples/path: missing, expected the list of images")
@@ -424,8 +434,10 @@ class ImageList(Stored):
         pixels = None
         if "/pixels" in file.names:
             pixels = file.mapped("/pixels") if hasattr(file, "mapped") else file.read("/pixels")
-        return cls(samples, size, crc32, height, width, str(file.attrs.get("root") or ""),
-                   file.attrs.get("path-escaping") == "percent", pixels, **_common(file))
+        records = read_records(file, size)
+        root = os.path.abspath(file.name) if "/encoded" in file else str(file.attrs.get("root") or "")  # noqa: PTH100
+        return cls(samples, size, crc32, height, width, root, file.attrs.get("path-escaping") == "percent", pixels, records,
+                   **_common(file))
 
 
 @dataclass

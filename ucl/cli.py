@@ -20,6 +20,7 @@ from ucl.errors import EXIT_STATUS, DataError, NotPermitted, PlanFinished, Stopp
 
 COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); the only place a command is registered
     "init": ("init", "Make a run directory: freeze the image list, decode every image once, draw the model.", "Runs"),
+    "pack": ("pack", "Pack images into one file: their own bytes, or squares of pixels.", "Runs"),
     "run": ("run", "Walk the plan in one process: start, or go on from where the directory stands.", "Runs"),
     "status": ("status", "Show where a run directory stands; --done for loops.", "Runs"),
     "extract": ("extract", "Extract the features of all images; the head of a pipe.", "The alternation"),

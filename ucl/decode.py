@@ -61,6 +61,7 @@ _CHUNK = 8  # images in one unit of work
 WORTH_A_THREAD = 1e-3  # seconds an image takes
 MAX_PATH_BYTES = 4095
 _HEADER = 16
+_PART = 1 << 20
 _ORIENTATION = 0x0112
 
 
@@ -112,24 +113,6 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     except (
         Exception
     ) as error:  # damaged files reach every corner of a decoder: any exception means one bad image
-        raise Undecodable(UNREADABLE, _one_line(error)) from error
-
-
-def _dimensions(file: IO[bytes]) -> tuple[int, int]:
-    """(height, width) from the header of an open file, without decoding and before EXIF
-    orientation.
-
-    Raises:
-        Undecodable: if the header cannot be read.
-    """
-    try:
-        head = file.read(_HEADER)
-        file.seek(0)
-        image = _open(file, head)
-        return image.height, image.width
-    except Undecodable:
-        raise
-    except Exception as error:
         raise Undecodable(UNREADABLE, _one_line(error)) from error
 
 
@@ -191,8 +174,14 @@ def crop_share(
     )
 
 
-def _regular(path: bytes) -> None:
-    """Refuses all but regular files, unopened: opening a FIFO waits, or wakes its writer."""
+def file_size(path: bytes) -> int:
+    """Length of one image file in bytes; nothing is opened.
+
+    All but regular files are refused: opening a FIFO waits, or wakes its writer.
+
+    Raises:
+        Undecodable: with status `MISSING`, `UNREADABLE` or `TOO_LARGE`.
+    """
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -209,6 +198,26 @@ def _regular(path: bytes) -> None:
         raise Undecodable(
             TOO_LARGE, f"the file has {found.st_size} bytes, more than {MAX_FILE_BYTES}"
         )
+    return found.st_size
+
+
+def open_file(path: bytes) -> int:
+    """A descriptor of a regular file, which may be larger than an image file.
+
+    It is opened without waiting, should the file have become a FIFO since it was looked at.
+
+    Raises:
+        Undecodable: with status `MISSING` or `UNREADABLE`.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        status = MISSING if error.errno in (errno.ENOENT, errno.ENOTDIR) else UNREADABLE
+        raise Undecodable(status, error.strerror or str(error)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Undecodable(UNREADABLE, "not a regular file")
+    return fd
 
 
 def read_file(path: bytes) -> bytes:
@@ -223,28 +232,17 @@ def read_file(path: bytes) -> bytes:
     Raises:
         Undecodable: with status `MISSING`, `UNREADABLE` or `TOO_LARGE`.
     """
-    _regular(path)
+    size = file_size(path)
+    fd = open_file(path)
     try:
-        with os.fdopen(_open_at_once(path), "rb") as file:
-            return file.read()
+        data = os.read(fd, size + 1)
+        while len(data) != size and (more := os.read(fd, _PART)):  # it grew, or came in pieces
+            data += more
+        return data
     except OSError as error:
-        status = MISSING if error.errno == errno.ENOENT else UNREADABLE
-        raise Undecodable(status, error.strerror or str(error)) from None
-
-
-def _open_at_once(path: bytes) -> int:
-    """Opens without waiting, should the file have become a FIFO since it was looked at."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-
-
-def peek(path: bytes) -> tuple[int, int] | None:
-    """(height, width) from a file's header, before EXIF orientation; None if it cannot be read."""
-    try:
-        _regular(path)
-        with os.fdopen(_open_at_once(path), "rb") as file:
-            return _dimensions(file)
-    except (Undecodable, OSError):
-        return None
+        raise Undecodable(UNREADABLE, error.strerror or str(error)) from None
+    finally:
+        os.close(fd)
 
 
 def show(path: bytes) -> str:

@@ -1,7 +1,7 @@
 """Which images a run is about, and their pixels.
 
-A list is made once (`ucl.listing`), read once (`read_all`) and frozen: an `ImageSet` knows each
-file's length and CRC-32, so that a file that changes later is noticed instead of trained on.  Rows
+A list is made once (`ucl.listing`), read once (`read_all`) and frozen: an `ImageSet` knows the length and CRC-32 of each
+image's bytes, so that a file that changes later is noticed instead of trained on.  Rows
 stay for good: an image that cannot be used keeps its row and gets a status.
 
 Pixels are *packed* where they fit a budget, as squares of one size: small square images as they
@@ -20,10 +20,11 @@ import logging
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,15 +32,13 @@ import numpy as np
 from ucl import decode
 from ucl.errors import DataError, UsageError
 from ucl.listing import DIGITS_ROOT, Listing
+from ucl.pixels import Squares
+from ucl.sources.records import Reader, Records, side_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-
-NATIVE_LIMIT = 64
-"""Square images up to this side are packed as they are."""
-
 
 @dataclass
 class ImageSet:
@@ -48,13 +47,15 @@ class ImageSet:
     Attributes:
         paths: (N,) S, as in `Listing`.
         status: (N,) u1, codes of `ucl.decode`.
-        size: (N,) u8, bytes of the file; 0 if it could not be read.
+        size: (N,) u8, bytes of the file or record; 0 if it could not be read.
         crc32: (N,) u4, of those bytes.
         root: as in `Listing`.
         pixels: (N, S, S, 3) u1, zeros in rows that are not OK; None if not packed.
         height: (N,) u4, of the image as decoded (upright); 0 in rows that are not OK.
         width: (N,) u4.
         escaped: as in `Listing`.
+        records: as in `Listing`; None where pixels are packed, which do without.
+        squares: what the pixels were gathered in; None in a list that was loaded (not stored).
         reasons: row -> why it is not OK (not stored).
         slow: images were seen to take longer than `decode.WORTH_A_THREAD` to decode, so threads pay (not stored).
     """
@@ -68,6 +69,8 @@ class ImageSet:
     height: NDArray[np.uint32]
     width: NDArray[np.uint32]
     escaped: bool = False
+    records: Records | None = None
+    squares: Squares | None = field(default=None, compare=False)
     reasons: dict[int, str] = field(default_factory=dict)
     slow: bool = field(default=False, compare=False)
 
@@ -146,21 +149,25 @@ class ImageSet:
                 "leave rows that are not OK out",
             )
 
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.root, self.paths, self.escaped, self.records)
+
     def _reread(self, row: int) -> NDArray[np.uint8]:
         path = bytes(self.paths[row])
         if self.root == DIGITS_ROOT:
             return _digit(row)
         decode.check_path(path)
         try:
-            data = decode.read_file(decode.full_path(self.root, path, self.escaped))
+            data = self._reader.read(row)
             if len(data) != int(self.size[row]) or zlib.crc32(data) != int(self.crc32[row]):
                 raise decode.Undecodable(
                     decode.UNREADABLE,
-                    "the file is not the one that was listed: found "
+                    f"the {'file' if self.records is None else 'record'} is not the one that was listed: found "
                     f"{len(data)} bytes with CRC {zlib.crc32(data):08x}, wanted "
                     f"{int(self.size[row])} with {int(self.crc32[row]):08x}",
                 )
-            return decode.decode(data, max_pixels=sys.maxsize)
+            return self._reader.picture(data, sys.maxsize)
         except decode.Undecodable as fault:
             raise DataError(
                 f"{decode.show(path)}: {fault.reason}",
@@ -171,9 +178,17 @@ class ImageSet:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What reading one image gave."""
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What reading one image gave.
+
+    Attributes:
+        status, reason: why it cannot be used; `decode.OK` and nothing if it can.
+        size, crc32: of its bytes.
+        height, width: as decoded.
+        pixels, as_it_is: what `Squares.prepare` made of it.
+        data: its bytes, where they were asked for.
+    """
 
     status: int
     reason: str = ""
@@ -182,6 +197,8 @@ class _Read:
     height: int = 0
     width: int = 0
     pixels: NDArray[np.uint8] | None = None
+    as_it_is: bool = False
+    data: bytes = b""
 
 
 def read_all(
@@ -194,14 +211,14 @@ def read_all(
     max_bad: float | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    allocate: Callable[[tuple[int, ...]], NDArray[np.uint8]] | None = None,
+    folder: Path | None = None,
     max_pixels: int = decode.MAX_PIXELS,
 ) -> ImageSet:
     """Decodes every image once: checks it, takes its length and CRC-32, and packs its pixels where
     they fit.
 
-    Memory beyond the packed array does not grow with the number of images, and rows do not depend
-    on ``workers``.
+    Memory grows with the paths and some 30 bytes an image; packed pixels beyond 256 MiB go to a temporary file.
+    Rows do not depend on ``workers``.
 
     Args:
         listing: what to read.
@@ -215,7 +232,7 @@ def read_all(
         max_bad: with ``skip``, the largest share of bad images that passes; None: any but all.
         workers: decoding threads.
         progress: called with (done, total) from this thread.
-        allocate: makes the (N, S, S, 3) uint8 array, for a memory map; default ``np.empty``.
+        folder: where the temporary file goes; None: the system's place for such.
         max_pixels: larger images are TOO_LARGE.
 
     Returns:
@@ -224,46 +241,76 @@ def read_all(
     Raises:
         DataError: with ``fail`` naming the first bad image, its reason and their number; with
             ``skip`` if there are too many, or no good one.
+        UsageError: a compressed archive whose pixels are not packed.
     """
-    if on_error not in ("fail", "skip"):
-        raise UsageError(f"--on-error: found {on_error!r}, wanted fail or skip")
-    total = len(listing.paths)
-    side = _pack_side(listing, size, pack, pack_budget, workers)
-    made = _blank(listing)
-    if side is not None:
-        made.pixels = (allocate or _empty)((total, side, side, 3))
-
-    _fill(made, listing, side, workers, progress, max_pixels)
-    _judge(made, on_error, max_bad)
+    check_on_error(on_error)
+    squares = _squares(listing, size, pack, pack_budget, folder)
+    _can_be_read_again(listing, squares)
+    made = blank(listing)
+    for row, got in enumerate(read_each(listing, squares, workers, max_pixels)):
+        note(made, row, got)
+        if squares is not None:
+            squares.put(got.pixels, got.as_it_is)
+        if progress is not None:
+            progress(row + 1, made.n)
+    judge(made, on_error, max_bad)
+    made.pixels = None if squares is None else squares.array()
+    if made.pixels is None:
+        _can_be_read_again(listing, None)
+    else:
+        made.records, made.squares = None, squares
     return made
 
 
-def _fill(
-    made: ImageSet,
-    listing: Listing,
-    side: int | None,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-    max_pixels: int,
-) -> None:
-    """Reads every image into its row."""
-
-    def work(start: int, stop: int) -> list[_Read]:
-        return [_read_one(listing, row, side, max_pixels) for row in range(start, stop)]
-
-    with closing(decode.in_order(work, made.n, workers)) as results:
-        for row, got in enumerate(results):
-            made.status[row], made.size[row], made.crc32[row] = got.status, got.size, got.crc32
-            made.height[row], made.width[row] = got.height, got.width
-            if got.status != decode.OK:
-                made.reasons[row] = got.reason
-            if made.pixels is not None:
-                made.pixels[row] = 0 if got.pixels is None else got.pixels
-            if progress is not None:
-                progress(row + 1, made.n)
+def check_on_error(on_error: str) -> None:
+    """Refuse what --on-error does not know."""
+    if on_error not in ("fail", "skip"):
+        raise UsageError(f"--on-error: found {on_error!r}, wanted fail or skip")
 
 
-def _blank(listing: Listing) -> ImageSet:
+def _can_be_read_again(listing: Listing, squares: Squares | None) -> None:
+    """Refuse to keep no pixels of a compressed archive, which cannot be read by offset."""
+    if listing.records is not None and listing.records.spool is not None and (squares is None or _exceeds(listing, squares)):
+        raise UsageError(f"{listing.root}: compressed, so its images must be packed, and they are not",
+                         "a larger --pack-budget, or unpack it: gunzip")
+
+
+def _exceeds(listing: Listing, squares: Squares) -> bool:
+    """Whether squares will be more than their budget, as far as can be said before reading."""
+    side = squares.size
+    if squares.native and listing.records is not None:
+        side = min(side_of(listing.records.form) or side, side)
+    return squares.budget is not None and squares.n * side * side * 3 > squares.budget
+
+
+def read_each(listing: Listing, squares: Squares | None, workers: int, max_pixels: int, *, keep: bool = False) -> Iterator[Read]:
+    """Reads every image of a list, in order.
+
+    Args:
+        listing: the list.
+        squares: makes squares of the pictures, if wanted.
+        workers: threads.
+        max_pixels: larger images are TOO_LARGE.
+        keep: also hand on the bytes.
+    """
+    reader = Reader(listing.root, listing.paths, listing.escaped, listing.records)
+
+    def work(start: int, stop: int) -> list[Read]:
+        return [_read_one(listing, reader, row, squares, max_pixels, keep) for row in range(start, stop)]
+
+    with closing(reader), closing(decode.in_order(work, len(listing.paths), workers)) as results:
+        yield from results
+
+
+def note(made: ImageSet, row: int, got: Read) -> None:
+    """Writes what reading gave into its row."""
+    made.status[row], made.size[row], made.crc32[row] = got.status, got.size, got.crc32
+    made.height[row], made.width[row] = got.height, got.width
+    if got.status != decode.OK:
+        made.reasons[row] = got.reason
+
+
+def blank(listing: Listing) -> ImageSet:
     """An image set with a row for every path and nothing read."""
     total = len(listing.paths)
     return ImageSet(
@@ -276,15 +323,16 @@ def _blank(listing: Listing) -> ImageSet:
         np.zeros(total, np.uint32),
         np.zeros(total, np.uint32),
         listing.escaped,
+        listing.records,
     )
 
 
-def _empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.empty(shape, np.uint8)
+def judge(made: ImageSet, on_error: str, max_bad: float | None) -> None:
+    """Raises if there are more bad images than may pass.
 
-
-def _judge(made: ImageSet, on_error: str, max_bad: float | None) -> None:
-    """Raises if there are more bad images than may pass."""
+    Raises:
+        DataError: see `read_all`.
+    """
     bad = len(made.reasons)
     if not bad:
         return
@@ -304,71 +352,41 @@ def _judge(made: ImageSet, on_error: str, max_bad: float | None) -> None:
         )
 
 
-def _pack_side(
-    listing: Listing, size: int, pack: str | int, budget: int, workers: int
-) -> int | None:
-    """The side that pixels are packed at, None for not at all."""
+def _squares(listing: Listing, size: int, pack: str | int, budget: int, folder: Path | None) -> Squares | None:
+    """Where packed pixels are gathered; None for not at all."""
     if pack == "none":
         return None
-    if pack != "auto":
-        if isinstance(pack, str) or pack < 1:
-            raise UsageError(f"--pack: found {pack!r}, wanted auto, none or a side in pixels")
-        if pack > size:
-            log.warning("pixels packed at %d px for views of %d px: training views are resampled without a filter, so they alias", pack, size)
-        return pack
-    native = _common_side(listing, workers)
-    side = native if native is not None and native <= size else size  # larger pixels would alias in the views
-    return side if len(listing.paths) * side * side * 3 <= budget else None
+    if pack == "auto":
+        return Squares(len(listing.paths), size, native=True, budget=budget, folder=folder)
+    if isinstance(pack, str) or pack < 1:
+        raise UsageError(f"--pack: found {pack!r}, wanted auto, none or a side in pixels")
+    if pack > size:
+        log.warning("pixels packed at %d px for views of %d px: training views are resampled without a filter, so they alias", pack, size)
+    return Squares(len(listing.paths), pack, native=False, folder=folder)
 
 
-def _common_side(listing: Listing, workers: int) -> int | None:
-    """The side that all readable images share if they are square and small; header reads that stop
-    at the first other.
-
-    A damaged header does not count: its image is told apart by `read_all`.
-    """
-    if listing.root == DIGITS_ROOT:
-        return 8
-    side = None
-
-    def work(start: int, stop: int) -> list[tuple[int, int] | None]:
-        return [
-            decode.peek(decode.full_path(listing.root, path, listing.escaped))
-            for path in listing.paths[start:stop]
-        ]
-
-    with closing(decode.in_order(work, len(listing.paths), workers)) as shapes:
-        for shape in shapes:
-            if shape is None:
-                continue
-            if (
-                shape[0] != shape[1]
-                or shape[0] > NATIVE_LIMIT
-                or (side is not None and shape[0] != side)
-            ):
-                return None
-            side = shape[0]
-    return side
-
-
-def _read_one(listing: Listing, row: int, side: int | None, max_pixels: int) -> _Read:
+def _read_one(listing: Listing, reader: Reader, row: int, squares: Squares | None, max_pixels: int, keep: bool) -> Read:
     """Reads, checks and squares one image; a fault becomes a status."""
     size = crc32 = 0
+    data = b""
     try:
         if listing.root == DIGITS_ROOT:
             image = _digit(row)
             data = image[:, :, 0].tobytes()
             size, crc32 = len(data), zlib.crc32(data)
         else:
-            data = decode.read_file(
-                decode.full_path(listing.root, listing.paths[row], listing.escaped)
-            )
+            if listing.status is not None and listing.status[row] != decode.OK:
+                raise decode.Undecodable(int(listing.status[row]), "could not be used when it was packed")
+            data = reader.read(row)
             size, crc32 = len(data), zlib.crc32(data)
-            image = decode.decode(data, max_pixels=max_pixels)
+            if listing.crc32 is not None and crc32 != listing.crc32[row]:
+                raise decode.Undecodable(
+                    decode.UNREADABLE, f"the bytes are not those that were packed: CRC {crc32:08x}, wanted {int(listing.crc32[row]):08x}")
+            image = reader.picture(data, max_pixels)
     except decode.Undecodable as fault:
-        return _Read(fault.status, fault.reason, size, crc32)
-    pixels = None if side is None else decode.square(image, side)
-    return _Read(decode.OK, "", size, crc32, image.shape[0], image.shape[1], pixels)
+        return Read(fault.status, fault.reason, size, crc32, data=data if keep else b"")
+    pixels, as_it_is = (None, False) if squares is None else squares.prepare(image)
+    return Read(decode.OK, "", size, crc32, image.shape[0], image.shape[1], pixels, as_it_is, data if keep else b"")
 
 
 @lru_cache(maxsize=1)

@@ -141,7 +141,21 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 
 
 @dataclass(frozen=True)
-class InitSettings(Settings):
+class ListSettings(Settings):
+    """Which images are listed, and which of them may be bad."""
+
+    split: str | None = option(None, "parts of a released data set, joined by + (all: all of them); its training part where none is named")
+    classes: str | None = option(None, "file that lists class folders, one per line; images of others are left out")
+    on_error: str = option("fail", "an unreadable image stops (fail) or is kept as a flagged row (skip)",
+                           choices=("fail", "skip"))
+    max_bad: float | None = option(None, "largest share of unreadable images that skip lets pass", low=0, high=1)
+    max_pixels: int = option(178_956_970, "images with more pixels are refused as bombs", low=1)
+    follow_links: bool = option(False, "follow symbolic links that leave the folder")
+    escape_names: bool = option(False, "percent-encode file names that are not UTF-8 instead of refusing them")
+
+
+@dataclass(frozen=True)
+class InitSettings(ListSettings):
     """`ucl init`: the frozen image list and the untrained model."""
 
     backbone: str = option("convnet", "network; see ucl doctor for the names")
@@ -155,12 +169,6 @@ class InitSettings(Settings):
     std: tuple[float, float, float] = option(CIFAR_STD, "standard deviation of the channels, likewise", low=1e-6, source="CIFAR-10")
     pack: str = option("auto", "side of the packed pixels: auto, none (decode again on every pass) or a number")
     pack_budget: int = option(4 << 30, "most bytes of packed pixels in images.h5", low=0)
-    on_error: str = option("fail", "an unreadable image stops (fail) or is kept as a flagged row (skip)",
-                           choices=("fail", "skip"))
-    max_bad: float | None = option(None, "largest share of unreadable images that skip lets pass", low=0, high=1)
-    max_pixels: int = option(178_956_970, "images with more pixels are refused as bombs", low=1)
-    follow_links: bool = option(False, "follow symbolic links that leave the folder")
-    escape_names: bool = option(False, "percent-encode file names that are not UTF-8 instead of refusing them")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ucl.commands.targets import TargetsOption
+from ucl.commands.targets import LabelsOption, TargetsOption
 from ucl.front.options import Common, ForceOption, JsonOption, OutputOption, command
 
 EXAMPLE = "ucl evaluate knn"
@@ -19,19 +19,21 @@ PART_EXAMPLES = {"clusters": "ucl extract --model model.h5 | ucl cluster -k 10 |
 
 @command()
 def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="Labels; - is standard input.", show_default=False)] = None,
-             *, targets: TargetsOption = None, output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
-             common: Common) -> int:
+             *, targets: TargetsOption = None, classes: LabelsOption = None, output: OutputOption = None, force: ForceOption = False,
+             json_: JsonOption = False, common: Common) -> int:
     """Compare pseudo-labels with true classes."""
     import numpy as np
 
     from ucl.errors import DataError
     from ucl.evaluate.clusters import evaluate_clusters
     from ucl.front import session
+    from ucl.front.evaluation import known_labels, origin_of
     from ucl.front.streams import find_input, stdin_is_data
     from ucl.rundir import RunDir
     from ucl.store import load
     from ucl.targets import true_classes
 
+    known_labels(classes)
     run = RunDir.here()
     session.runtime_for(run, common, torch=False)
     if labels is None and run is not None and not stdin_is_data():
@@ -48,7 +50,7 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
         samples = session.load_images(run).samples
         if len(samples) != len(found.labels):
             raise DataError(f"labels: {len(found.labels)} rows, the run directory has {len(samples)} images")
-    _, truth = true_classes(samples, targets)
+    _, truth = true_classes(samples, targets, classes, origin_of(run, samples))
     usable = np.where(samples.ok, found.labels, -1).astype(np.int32)
     return _show(evaluate_clusters(usable, truth), output, json_, force=force)
 
@@ -58,27 +60,32 @@ def knn(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help=
                                                        "the newest model's.", show_default=False)] = None, *,
         test: Annotated[str | None, typer.Option("--test", metavar="FOLDER|FEATURES", help="Test images (in a run directory) or their "
                                                  "features. Default: leave one out.")] = None,
+        test_split: Annotated[str | None, typer.Option("--test-split", metavar="NAME", help="Part of a released data set, for --test. Default: "
+                                                       "its test part.")] = None,
         targets: TargetsOption = None,
         test_targets: Annotated[str | None, typer.Option("--test-targets", metavar="FILE", help="As --targets, for --test.")] = None,
+        labels: LabelsOption = None,
         output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
         given: dict[str, Any], common: Common) -> int:
     """Classify by nearest neighbours."""
     from ucl.context import Context
     from ucl.evaluate.knn import evaluate_knn
     from ucl.front import session
-    from ucl.front.evaluation import knn_inputs, truth_of
+    from ucl.front.evaluation import knn_inputs, known_labels, origin_of, truth_of
     from ucl.front.streams import stdin_is_data
     from ucl.rundir import RunDir
     from ucl.targets import join
 
+    known_labels(labels)
     run = RunDir.here()
     from_run = features is None and run is not None and not stdin_is_data()
     runtime = session.runtime_for(run, common, torch=from_run)
-    train, tested = knn_inputs(run, features, test, from_run, common, runtime)
+    train, tested, of_test = knn_inputs(run, features, test, test_split, from_run, common, runtime)
     settings: Any = session.step_of(run.context() if run is not None else Context(), "evaluate-knn", "", given).settings
+    known = truth_of(train, targets, labels, origin_of(run, train.samples))
     if tested is None:
-        return _show(evaluate_knn(train, truth_of(train, targets)[1], settings, test=None, threads=runtime.threads), output, json_, force=force)
-    a, b = join(truth_of(train, targets), truth_of(tested, test_targets))
+        return _show(evaluate_knn(train, known[1], settings, test=None, threads=runtime.threads), output, json_, force=force)
+    a, b = join(known, truth_of(tested, test_targets, labels, of_test))
     return _show(evaluate_knn(train, a, settings, test=(tested, b), threads=runtime.threads), output, json_, force=force)
 
 

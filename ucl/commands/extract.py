@@ -7,15 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from ucl.commands.init import FilesFromOption
+from ucl.front.listing import ClassesOption, SplitOption
 from ucl.front.options import Common, ForceOption, OutputOption, StageOption, command
 
 EXAMPLE = "ucl extract | ucl cluster -k 100 > labels.h5"
 
 
 @command("extract", machine=True, seed=True, compute=True)
-def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, digits, or an images.h5. Default: the run "
-                                                      "directory's list.", show_default=False)] = None, *,
-         files_from: FilesFromOption = None,
+def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, archive, data set, digits, or an images.h5. "
+                                                      "Default: the run directory's list.", show_default=False)] = None, *,
+         files_from: FilesFromOption = None, split: SplitOption = None, classes: ClassesOption = None,
          model: Annotated[str | None, typer.Option("--model", metavar="CKPT", help="Checkpoint. Default: the newest generation's.")] = None,
          backbone: Annotated[str | None, typer.Option("--backbone", metavar="NAME", help="An untrained network instead.")] = None,
          weights: Annotated[str | None, typer.Option("--weights", metavar="FILE|NAME", help="With --backbone: its weights, a file as ucl "
@@ -37,7 +38,7 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
     run = RunDir.here()
     where = find_output(output, run, "features")
     runtime = session.runtime_for(run, common, torch=True)
-    shown = {"size": size, "on_error": on_error, "max_bad": max_bad, "sobel": sobel or None}
+    shown = {"size": size, "split": split, "classes": classes, "on_error": on_error, "max_bad": max_bad, "sobel": sobel or None}
     image_list, checkpoint, context = sources(run, images, files_from, model, backbone, weights,
                                               {k: v for k, v in shown.items() if v is not None}, given, common, runtime)
     step = session.step_of(context, "extract", stage, given)

@@ -15,7 +15,8 @@ KeepOption = Annotated[str | None, typer.Option("--keep", metavar="N|all", help=
 FilesFromOption = Annotated[str | None, typer.Option("--files-from", metavar="FILE", help="List of image paths, one per line; - is "
                                                      "standard input. The order is kept.")]
 MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help="deepcluster or persistent.")]
-ImagesArgument = Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder of images, or digits, the built-in data set.",
+ImagesArgument = Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder of images, an archive (tar), a released data "
+                                                      "set, an images.h5, or digits, the built-in data set.",
                                                       show_default=False)]
 
 

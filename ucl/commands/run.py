@@ -15,7 +15,8 @@ EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 @command("init", machine=True, seed=True)
 def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="deepcluster or persistent, for a new run.",
                                                       show_default=False)] = None,
-         images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder of images, or digits.", show_default=False)] = None, *,
+         images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, archive, data set, images.h5, or digits.",
+                                                      show_default=False)] = None, *,
          output: Annotated[str | None, typer.Option("-o", "--output", metavar="DIR", help="The run directory. Default: this one.")] = None,
          files_from: FilesFromOption = None, assignments: SetOption = [],  # noqa: B006
          epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Epochs of the plan. Default: the method's.")] = None,

@@ -241,6 +241,8 @@ def _value_problems(a: Artifact) -> list[str]:
         out += _finite_problems(a, ok)
     if a.kind == "ucl/labels":
         out += _label_problems(a)
+    if a.kind == "ucl/images":
+        out += _place_problems(a)
     return out
 
 
@@ -255,6 +257,20 @@ def _finite_problems(a: Artifact, ok: NDArray[np.bool_] | None) -> list[str]:
             return [f"{a.name}: /features[{row}]: not finite, but its status is OK"]
         start += len(rows)
     return []
+
+
+def _place_problems(a: Artifact) -> list[str]:
+    """Images of a list that lie in no file, or beyond the packed bytes."""
+    out = []
+    if "/samples/file" in a and "/files/path" in a:
+        number, files = a.read("/samples/file"), a.shape("/files/path")[0]
+        bad = np.flatnonzero((number < 0) | (number >= files))
+        out += [f"{a.name}: /samples/file[{i}]: {number[i]}, but there are {files} files" for i in bad[:1]]
+    if "/encoded" in a and "/samples/offset" in a and "/samples/size" in a:
+        offset, room = a.read("/samples/offset"), a.shape("/encoded")[0]
+        bad = np.flatnonzero((offset < 0) | (offset > room) | (a.read("/samples/size") > np.maximum(room - offset, 0).astype(np.uint64)))
+        out += [f"{a.name}: /samples/offset[{i}]: an image beyond the {room} bytes of /encoded" for i in bad[:1]]
+    return out
 
 
 def _label_problems(a: Artifact) -> list[str]:

@@ -199,10 +199,14 @@ CHECKPOINT = FileType(
 
 IMAGES = FileType(
     "ucl/images",
-    VERSION,
+    "1.1",
     (
         _PATH_REQUIRED,
         _PARENT,
+        Item("/files/path", ("F",), "S", False, help="larger files that hold the images, below the root; . is the root itself"),
+        Item("/samples/file", ("N",), "i4", False, help="which of them holds each image"),
+        Item("/samples/offset", ("N",), "i8", False, help="first byte of each image there, or in /encoded"),
+        Item("/encoded", ("L",), "u1", False, help="the images as they were stored, one after the other"),
         Item("/pixels", ("N", "H", "W", 3), "u1", False, help="decoded images"),
         _STATUS,
         _SIZE,
@@ -211,8 +215,9 @@ IMAGES = FileType(
         _WIDTH,
     ),
     attrs=(
-        Attr("root", "S", "folder the paths are relative to; informative"),
+        Attr("root", "S", "folder the paths are relative to, or archive; informative"),
         Attr("path-escaping", "S", "none or percent"),
+        Attr("record", "S", "form of what lies at /samples/offset: image, or raw pixels as planes:32"),
     ),
     help="the frozen list of images of a run",
 )

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ucl.context import Context
 from ucl.errors import OutputRefused, UsageError
 from ucl.formats.atomic import fsync_dir, write_bytes_atomic
 from ucl.front.console import Progress, clean, say
+from ucl.front.listing import listing_of
 from ucl.front.options import Common, settings_table
 from ucl.front.weights import absolute, initial
 from ucl.keys import Key
@@ -42,7 +44,7 @@ def request(method: str, images: str | None, files_from: str | None, assignments
     """
     method_named(method)
     if images is None and files_from is None:
-        raise UsageError("no images: found neither IMAGES nor --files-from", "a folder, digits, or --files-from FILE")
+        raise UsageError("no images: found neither IMAGES nor --files-from", "a folder, archive, data set, digits, or --files-from FILE")
     if keep is not None and keep != "all" and not (keep.isdecimal() and int(keep) > 0):
         raise UsageError(f"--keep: found {keep!r}, wanted a number from 1, or all")
     overrides = settings_table(assignments) | {f"init.{k}": str(v) for k, v in given.items()}
@@ -103,7 +105,7 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     for step in steps:
         if isinstance(step.settings, ExtractSettings):
             models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings)
-    images = read_images(config, settings, common)
+    images = read_images(config, settings, common, next(p for p in target.absolute().parents if p.is_dir()))
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     _make_parents(target)
     try:
@@ -141,36 +143,58 @@ def _make_parents(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def read_images(config: RunConfig, settings: InitSettings, common: Common) -> Any:
-    """The frozen image list: every file decoded once."""
+def read_images(config: RunConfig, settings: InitSettings, common: Common, folder: Path | None = None) -> Any:
+    """The frozen image list: every image decoded once; packed pixels that are many wait in ``folder`` without a name."""
     from ucl.images import read_all
-    from ucl.listing import list_images
 
-    listing = list_images(config.images or None, files_from=config.files_from or None, follow_links=settings.follow_links,
-                          escape_names=settings.escape_names)
+    not_compressed(config.images, settings.pack)
+    listing = listing_of(config.images, config.files_from, settings)
     with Progress(common.command, common) as progress:
-
-        def tick(done: int, total: int) -> None:
-            stop.check()
-            progress("init", done, total)
-
         side = int(settings.pack) if settings.pack.isdecimal() else settings.pack
         made = read_all(listing, size=settings.size, pack=side, pack_budget=settings.pack_budget,
                         on_error=settings.on_error, max_bad=settings.max_bad, workers=config.threads,
-                        max_pixels=settings.max_pixels, progress=tick)
-    for row, reason in list(made.reasons.items())[:10] if not common.quiet else ():
-        say(f"{common.command}: warning: {clean(made.paths[row].decode(errors='replace'))}: {reason}")
-    if len(made.reasons) > 10 and not common.quiet:
-        say(f"{common.command}: warning: and {len(made.reasons) - 10} more; ucl view --bad names them all")
-    if listing.ignored and not common.quiet:
-        say(f"{common.command}: {listing.ignored} files are no images by their names and were left out")
+                        max_pixels=settings.max_pixels, progress=ticking(progress, "init"), folder=folder)
+    tell_bad(made, listing.ignored, common)
     return made
+
+
+def not_compressed(images: str, pack: str) -> None:
+    """Refuse, before anything is read, an archive that would have to be unpacked again on every pass."""
+    from ucl.sources.tar import is_compressed
+
+    if pack == "none" and is_compressed(images):
+        raise UsageError(f"{images}: compressed, and with --pack none its images would be unpacked again on every pass",
+                         "gunzip it, or pack pixels: --pack auto")
+
+
+def ticking(progress: Progress, what: str) -> Callable[[int, int], None]:
+    """A callback that heeds signals and shows progress."""
+
+    def tick(done: int, total: int) -> None:
+        stop.check()
+        if done % 16 == 0 or done == total:
+            progress(what, done, total)
+
+    return tick
+
+
+def tell_bad(made: Any, ignored: int, common: Common) -> None:
+    """Warn of images that cannot be used, and say what was left out."""
+    if common.quiet:
+        return
+    for row, reason in list(made.reasons.items())[:10]:
+        say(f"{common.command}: warning: {clean(made.paths[row].decode(errors='replace'))}: {reason}")
+    if len(made.reasons) > 10:
+        say(f"{common.command}: warning: and {len(made.reasons) - 10} more; ucl view --bad names them all")
+    if ignored:
+        say(f"{common.command}: {ignored} files are no images by their names and were left out")
 
 
 def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any, begun: tuple[Any, dict[str, Any]] | None) -> RunDir:
     """Write images.h5, ucl.toml and generation 0 into a new folder; ``begun``: a model of weights from outside, and their name."""
     from ucl import store
     from ucl.artifacts import ImageList
+    from ucl.packing import write_list
 
     images = ImageList.made(made)
     source = "digits" if config.images == "digits" else ""
@@ -183,7 +207,7 @@ def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any, be
     images.context = context
     images.recipe = store.recipe(images.kind, "init", said, config.seed, [])
     with (folder / "images.h5").open("wb") as out:
-        store.save(images, out)
+        write_list(out, images, made.squares)
         out.flush()
         os.fsync(out.fileno())
     write_bytes_atomic(folder / CONFIG, config.to_toml().encode())

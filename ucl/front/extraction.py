@@ -12,6 +12,7 @@ from ucl.errors import UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
 from ucl.front.create import drawn, read_images
+from ucl.front.listing import is_hdf5, no_choice
 from ucl.front.options import Common, one_of
 from ucl.front.streams import open_output
 from ucl.front.weights import with_weights
@@ -83,16 +84,30 @@ def untrained(backbone: str, size: int | None, seed: int, *, sobel: bool = False
 
 def open_images(images: str | None, files_from: str | None, checkpoint: Any, settings: dict[str, Any], common: Common,
                 runtime: device.Runtime) -> Any:
-    """An image list: an images.h5, or a folder or list that is read now at the checkpoint's view size."""
+    """An image list: an images.h5, or a folder, archive or list that is read now at the checkpoint's view size; so are the images
+    of an images.h5 that holds their own bytes."""
     from ucl.artifacts import ImageList
-    from ucl.store import load
 
-    if images is not None and Path(images).is_file():
-        return load(Path(images), "ucl/images")
+    if images is not None and is_hdf5(images):
+        found = load_list(images)
+        if found is not None:
+            no_choice(settings)
+            return found
     config = RunConfig("", images=images or "", files_from=files_from or "", threads=runtime.threads)
     made = read_images(config, InitSettings(size=int(checkpoint.config["size"])).override(
         {k: v for k, v in settings.items() if k not in ("size", "sobel")}), common)
     return ImageList.made(made)
+
+
+def load_list(path: str) -> Any:
+    """An images.h5 as it is; None where it holds the images' own bytes, which are decoded as a folder's files are."""
+    from ucl.formats.reader import open_artifact
+    from ucl.store import load
+
+    with open_artifact(path, "ucl/images") as file:
+        if "/encoded" in file:
+            return None
+    return load(Path(path), "ucl/images")
 
 
 def write_features(step: Step, images: Any, model: Any, context: Context, runtime: device.Runtime, where: str,

@@ -9,6 +9,7 @@ from typing import Any
 
 from ucl.context import Context
 from ucl.front.create import Request, settings_of
+from ucl.front.listing import listing_of
 from ucl.front.options import flags_of
 from ucl.methods.method import Step, plan, plan_length
 from ucl.rundir import RunConfig, RunDir
@@ -68,11 +69,8 @@ def shell_line(step: Step) -> str:
 
 
 def _counted(config: RunConfig) -> RunConfig:
-    from ucl.listing import list_images
-
     init = settings_of(config)
-    listing = list_images(config.images or None, files_from=config.files_from or None, follow_links=init.follow_links,
-                          escape_names=init.escape_names)
+    listing = listing_of(config.images, config.files_from, init)
     return dataclasses.replace(config, n=len(listing.paths), size=init.size, source="digits" if config.images == "digits" else "")
 
 

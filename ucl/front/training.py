@@ -59,9 +59,9 @@ def commit_turn(run: RunDir, context: Any, slots: dict[str, Any], metrics: dict[
                                generation_digest=slots["model"].digest, overrides=dict(run.config.overrides))
 
 
-def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, model: str | None, output: str | None,
-                given: dict[str, Any], common: Common, runtime: device.Runtime, as_json: bool, *, force: bool) -> int:
-    """Train on explicit inputs and write a checkpoint."""
+def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, chosen: dict[str, str | None], model: str | None,
+                output: str | None, given: dict[str, Any], common: Common, runtime: device.Runtime, as_json: bool, *, force: bool) -> int:
+    """Train on explicit inputs and write a checkpoint; ``chosen`` are the settings of the image list."""
     from ucl.store import load, save
 
     if not (images and model) and run is None:
@@ -70,7 +70,7 @@ def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, mode
     where = find_output(output, None, "model")
     found, context = load_input(labels, None, "labels", common)
     checkpoint = load(Path(model), "ucl/checkpoint") if model else session.load_model(run, run.newest)  # type: ignore[arg-type,union-attr]
-    pictures = open_images(images, None, checkpoint, {}, common, runtime) if images else session.load_images(run)  # type: ignore[arg-type]
+    pictures = open_images(images, None, checkpoint, {k: v for k, v in chosen.items() if v}, common, runtime) if images else session.load_images(run)  # type: ignore[arg-type]
     context = dataclasses.replace(context, method="", epoch=checkpoint.progress.get("epoch", 0), generation=-1)
     step = session.step_of(context, "train-epoch", "", given)
     context = session.with_flags(context, "train-epoch", given)

@@ -6,7 +6,6 @@ A command performs one step of the plan (`perform`); `walk` performs all of them
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +45,9 @@ def sign(made: Stored, step: Step, inputs: list[Stored], context: Context, runti
 
 def identity(step: Step, slots: Mapping[str, Any], context: Context, runtime: Runtime) -> dict[str, Any]:
     """All that decides what a training step makes, for what is kept of an unfinished one."""
-    images = slots["images"]
-    listed = hashlib.sha256(images.crc32.tobytes())
-    listed.update(f"{images.samples.digest} {None if images.pixels is None else images.pixels.shape}".encode())
     return {"generation": context.generation, "epoch": context.epoch, "round": context.round, "stage": step.stage, "seed": context.seed,
             "model": store.digest_of(slots["model"]), "settings": step.settings.as_dict(), **safepoints.machine(runtime),
-            "images": listed.hexdigest(), "labels": store.content_of(slots["labels"])}
+            "images": safepoints.listed(slots["images"]), "labels": store.content_of(slots["labels"])}
 
 
 def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report: Report = silent,
@@ -74,7 +70,7 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
 
         stream = extract(slots["images"], slots["model"], step.settings, context, runtime, report)  # type: ignore[arg-type]
         sign(stream.head, step, inputs, context, runtime)
-        made = {"features": stream.collect(safe.rows(stream, runtime) if safe else None)}
+        made = {"features": stream.collect(safe.rows(stream, slots["images"], runtime) if safe else None)}
     elif step.verb == "cluster":
         from ucl.cluster import cluster
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ucl import __version__, stop, store
-from ucl.artifacts import Checkpoint, Labels
+from ucl.artifacts import Checkpoint, ImageList, Labels
 from ucl.context import Context
 from ucl.device import Runtime
 from ucl.errors import DataError, InputMissing, NotPermitted, OutputRefused, StorageError
@@ -43,6 +43,13 @@ def machine(runtime: Runtime) -> dict[str, Any]:
     versions = store.versions()
     return {"threads": runtime.threads, "precision": runtime.precision, "device": runtime.device.partition(":")[0],
             "versions": {name: versions[name] for name in ("python", "numpy", "torch", "torchvision") if name in versions} | {"ucl": __version__}}
+
+
+def listed(images: ImageList) -> str:
+    """Digest of which images a list names, what is in their files, and how they are packed."""
+    made = hashlib.sha256(images.crc32.tobytes())
+    made.update(f"{images.samples.digest} {None if images.pixels is None else images.pixels.shape}".encode())
+    return made.hexdigest()
 
 
 def unlike(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -200,7 +207,7 @@ class SafePoints:
 
     # -- extraction into memory
 
-    def rows(self, stream: FeatureStream, runtime: Runtime) -> Callable[[NDArray[np.float32], int, bool], None] | None:
+    def rows(self, stream: FeatureStream, images: ImageList, runtime: Runtime) -> Callable[[NDArray[np.float32], int, bool], None] | None:
         """Put kept rows before a stream's own.
 
         Returns:
@@ -208,7 +215,7 @@ class SafePoints:
         """
         if self.features is None:
             return None
-        note = note_of(stream, runtime)
+        note = note_of(stream, images, runtime)
         if self.features[1].exists():
             with contextlib.suppress(OutputRefused, *_UNREADABLE):
                 self._begin(stream, note)
@@ -277,13 +284,11 @@ def _save(artifact: Any, path: Path) -> None:
         store.save(artifact, out)  # type: ignore[arg-type]
 
 
-def note_of(stream: FeatureStream, runtime: Runtime) -> dict[str, Any]:
-    """The identity of an extraction: recipe, images, and the header that its file begins with."""
-    head = stream.head
-    assert head.samples is not None
-    attrs = json.dumps(stream.layout()[0], sort_keys=True)
-    return _plain({"recipe-id": head.recipe, "samples-digest": head.samples.digest, **machine(runtime),
-                   "header": hashlib.sha256(attrs.encode()).hexdigest()})
+def note_of(stream: FeatureStream, images: ImageList, runtime: Runtime) -> dict[str, Any]:
+    """The identity of an extraction: recipe, images, machine, and the attributes that its file begins with."""
+    attrs = stream.layout()[0]
+    first = {name: attrs[name] for name in ("recipe-id", "samples-digest")}
+    return _plain({**first, "images": listed(images), **machine(runtime), "header": attrs})
 
 
 @dataclass(frozen=True)

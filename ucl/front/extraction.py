@@ -119,7 +119,7 @@ def write_features(step: Step, images: Any, model: Any, context: Context, runtim
                 _write_rows(writer, stream, lambda status: None)
         else:
             with kept:
-                writer = writer_for(kept, stream, note_of(stream, runtime), strict=resume)
+                writer = writer_for(kept, stream, note_of(stream, images, runtime), strict=resume)
                 try:
                     _write_rows(writer, stream, kept.tick)
                 except BaseException:

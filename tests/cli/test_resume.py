@@ -119,6 +119,17 @@ def test_the_same_labels_by_pipe_go_on_and_others_start_again(ucl: Runner, small
     assert not list((other / "work").iterdir())
 
 
+def test_labels_that_were_made_since_are_meant(ucl: Runner, small: Path, labels: Path) -> None:
+    """Whoever clusters again after an epoch was stopped wants the new labels."""
+    assert ucl("extract", cwd=small).code == ucl("cluster", cwd=small).code == 0
+    cut(ucl.start("train-epoch", *LONG, "--checkpoint-every", "0.02", cwd=small), small / "work/train.partial", signal.SIGKILL)
+    assert ucl("cluster", "-k", 4, cwd=small).code == 0
+    result = ucl("train-epoch", *LONG, cwd=small)
+    assert result.code == 0
+    assert "work/train.partial: labels: found " in result.lines[0]
+    assert metrics(small)["k"] == 4
+
+
 def test_a_stale_one_is_ignored(ucl: Runner, small: Path, labels: Path, straight: Path, tmp_path: Path) -> None:
     """As a crash between commit and removal leaves it."""
     cut(ucl.start("train-epoch", labels, *LONG, "--checkpoint-every", "0.02", cwd=small), small / "work/train.partial", signal.SIGKILL)

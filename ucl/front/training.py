@@ -67,9 +67,11 @@ def _slots(run: RunDir, context: Context, labels: Any) -> dict[str, Any]:
 
 
 def _kept_labels(run: RunDir, safe: SafePoints, stage: str, given: dict[str, Any], common: Common, runtime: device.Runtime) -> Any:
-    """The labels of the epoch that was stopped, if it is the one that would be trained now; else None."""
+    """The labels of the epoch that was stopped, if it is the one that would be trained now; else None.  Labels that were put into
+    work/ since then are meant instead."""
+    newer = run.work("labels")
     kept = safe.labels()
-    if kept is None:
+    if kept is None or (newer.exists() and newer.stat().st_mtime_ns > safe.train.stat().st_mtime_ns):
         return None
     context = _next(run, common)
     step = session.step_of(context, "train-epoch", stage, given)

@@ -49,6 +49,7 @@ ORDER = ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "FILES", "ENVIRONMENT", "
 ENVIRONMENT: dict[str, str] = {
     "UCL_DEVICE": "Stands for `--device` where that is not given.",
     "UCL_THREADS": "Stands for `--threads` where that is not given.",
+    "UCL_CHECKPOINT_EVERY": "Stands for `--checkpoint-every` where that is not given.",
     "UCL_LOG": "`debug`, `info`, `warning` or `error`: which messages are shown, whatever `-q` and `-v` say.",
     "UCL_DEBUG": "If not empty, an error also shows the Python traceback.",
     "UCL_PROVENANCE": "`minimal` leaves host, job and folders out of the provenance of new files; `none` leaves out the provenance.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from test_parity import ENV, UCL, digests, make, ucl
 
+from ucl.safepoints import rows_of
+
 pytestmark = pytest.mark.slow
 
 LOOP = """
@@ -24,6 +27,17 @@ until {ucl} status --done; do
 done
 """
 KILLS = int(os.environ.get("UCL_TEST_KILLS", "50"))
+
+
+# Goes on with an epoch that is half done, else does a whole one.
+MIDWAY = """
+until {ucl} status --done; do
+    if {ucl} status --midway
+    then {ucl} train-epoch -q
+    else {ucl} extract -q | {ucl} cluster -q | {ucl} train-epoch -q
+    fi || exit
+done
+"""
 
 
 def start(cwd: Path, *args: str) -> subprocess.Popen[bytes]:
@@ -128,3 +142,88 @@ def test_usr2_stops_at_a_safe_point_and_goes_on(tmp_path: Path) -> None:
     assert [code for code, _ in codes] == [wanted for _, wanted in codes]
     ucl("run", cwd=stopped)
     assert digests(stopped) == digests(straight)
+
+
+def progress(run: Path) -> tuple[int, int]:
+    """(generation, batches done of the next one)."""
+    facts = json.loads(ucl("status", "--json", cwd=run))
+    return facts["epoch"], facts["unfinished"].get("train-epoch", {"batches": 0})["batches"]
+
+
+@pytest.mark.parametrize("how", ["run", "loop", "loop that asks"])
+def test_cut_inside_epochs_it_is_the_undisturbed_run(tmp_path: Path, how: str) -> None:
+    """kill -9, USR2, TERM and INT by turns at random moments of long epochs: nothing that was kept is lost or done twice, and the
+    generations, and all metrics but times, are the undisturbed ones."""
+    longer = ("--set", "train-epoch.epoch_length=4")
+    straight, cut = (make(tmp_path / name, *longer) for name in ("straight", "cut"))
+    ucl("run", cwd=straight)
+    rng, words = random.Random(how), f"{sys.executable} -m ucl"
+    line = f"exec {words} run -q" if how == "run" else (LOOP if how == "loop" else MIDWAY).format(ucl=words)
+    env = {**ENV, "UCL_CHECKPOINT_EVERY": "0.05s"}
+    at, inside = (0, 0), 0
+    for number in range(KILLS // 2):
+        signum = (signal.SIGKILL, signal.SIGUSR2, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)[number % 6]
+        process = subprocess.Popen(["bash", "-c", line], cwd=cut, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, start_new_session=True)
+        kept = cut / "work/train.partial"
+        before = kept.stat().st_mtime_ns if kept.exists() else 0
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end and not (kept.exists() and kept.stat().st_mtime_ns != before):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.5))
+        sent = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signum)
+        said = process.communicate()[1]
+        assert process.returncode in (0, 75, 130, 143, -signum, 128 + signum), said
+        if signum == signal.SIGUSR2 and process.returncode:
+            assert process.returncode in (75, -signum), said             # or bash itself, which a loop lets the signal end
+            assert time.monotonic() - sent < 10
+        now = progress(cut)
+        assert now >= at, (now, at)
+        inside += now > at and now[1] > 0
+        at = now
+        if at[0] == 2:
+            break
+    if at[0] < 2:
+        subprocess.run(["bash", "-c", line], cwd=cut, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                       check=True)
+    assert inside >= 5
+    assert digests(cut) == digests(straight)
+    for generation in ("0001", "0002"):
+        a, b = (json.loads((run / "epochs" / generation / "metrics.json").read_text()) for run in (cut, straight))
+        assert {k: v for k, v in a.items() if "second" not in k and k != "time"} == {k: v for k, v in b.items() if "second" not in k and k != "time"}
+    assert not list((cut / "work").iterdir())
+
+
+def test_kills_of_an_extraction(tmp_path: Path) -> None:
+    """To a file outside, again and again with --resume: rows are never done twice, and the file is the undisturbed one, byte by byte
+    but for the provenance of its start."""
+    words = ["extract", "digits", "--backbone", "resnet18", "--size", "16", "--batch", "8", "-j", "1", "-q"]
+    env = {"UCL_PROVENANCE": "none"}
+    ucl(*words, "-o", "straight.h5", cwd=tmp_path, **env)
+    rng = random.Random(5)
+    rows, killed = 0, 0
+    for _ in range(60):
+        process = subprocess.Popen([*UCL, *words, "-o", "f.h5", "--resume"], cwd=tmp_path, env={**ENV, **env}, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 60
+        while process.poll() is None and rows_done(tmp_path) == rows and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1))
+        process.kill()
+        process.wait()
+        if (tmp_path / "f.h5").exists():
+            break
+        assert not (tmp_path / "f.h5").exists()
+        assert rows_done(tmp_path) >= rows
+        killed += rows_done(tmp_path) > rows
+        rows = rows_done(tmp_path)
+    assert killed >= 3
+    assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "straight.h5").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", "straight.h5"]
+
+
+def rows_done(folder: Path) -> int:
+    found = rows_of(folder / ".f.h5.partial")
+    return found.done if found else 0

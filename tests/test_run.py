@@ -49,7 +49,7 @@ class Log:
 
     def __call__(self, at: Context, slots: dict[str, Any], metrics: dict[str, Any]) -> Context:
         self.contexts.append(at)
-        self.digests.append(tuple(store.digest_of(dataclasses.replace(slots[s], digest="")) for s in SLOTS))
+        self.digests.append(tuple(store.content_of(slots[s]) if s in slots else "" for s in SLOTS))
         self.metrics.append({k: v for k, v in metrics.items() if "second" not in k})
         return run.after(at, slots, metrics)
 

@@ -283,7 +283,8 @@ def test_only_what_dead_processes_of_this_host_left_is_swept(run: RunDir) -> Non
     with subprocess.Popen(["sleep", "60"]) as alive:
         try:
             names = {f".0001.{host}.{dead}.tmp": False, f".0001.{host}.{alive.pid}.tmp": True, f".0001.{host}.{os.getpid()}.tmp": False,
-                     f".0001.elsewhere.{dead}.tmp": True, f".0001.{host}.{dead}.bak": True, "notes": True}
+                     f".0001.elsewhere.{dead}.tmp": True, f".0000.elsewhere.{dead}.tmp": False, f".0000.{host}.{alive.pid}.tmp": False,
+                     f".0001.{host}.{dead}.bak": True, "notes": True}    # generation 0 is there: nobody can commit it any more
             for name in names:
                 (run.epochs / name).mkdir()
                 (run.epochs / name / "model.h5").write_bytes(b"half")
@@ -292,6 +293,21 @@ def test_only_what_dead_processes_of_this_host_left_is_swept(run: RunDir) -> Non
         finally:
             alive.kill()
     assert run.generations() == [0]                                      # none of them is a generation
+
+
+def test_whoever_is_second_is_told_so_when_its_files_were_swept(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host's commit of the same generation sweeps ours away while we write it."""
+    def raced(folder: Path) -> None:
+        monkeypatch.undo()
+        theirs = RunDir(run.path)
+        (run.epochs / folder.name).rename(run.epochs / ".0001.elsewhere.1.tmp")
+        theirs.commit(1, {"model": model(5)}, {})
+        assert not list(run.epochs.glob(".*"))
+
+    monkeypatch.setattr("ucl.rundir._sync", raced)
+    with pytest.raises(OutputRefused, match="already committed by another process"):
+        run.commit(1, {"model": model(1)}, {})
+    assert store.load(run.file(1, "model")).progress["epoch"] == 5
 
 
 def test_a_commit_sweeps(run: RunDir) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ucl.errors import UsageError
 from ucl.settings import (
     BESIDE,
+    CHECKPOINT_EVERY,
     SETTINGS,
     ClusterSettings,
     ExtractSettings,
@@ -26,6 +27,7 @@ from ucl.settings import (
     default_k,
     parse,
     parse_assignments,
+    seconds,
 )
 
 EVERY = [*SETTINGS.values(), ViewSettings, MachineSettings, PlanSettings]
@@ -246,3 +248,15 @@ def test_check_override_knows_every_verb() -> None:
         check_override(verb, cls().as_dict(), "here")
         with pytest.raises(UsageError, match=r"^here: unknown setting"):
             check_override(verb, {"no_such": 1}, "here")
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("0", 0), ("0s", 0), ("30s", 30), ("10m", 600), ("1.5h", 5400), (".5", 0.5), ("2d", 172_800),
+                                              (" 7 ", 7), ("10M", 600), (CHECKPOINT_EVERY, 600)])
+def test_durations(text: str, wanted: float) -> None:
+    assert seconds(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "x", "10x", "-1", "1e3", "inf", "nan", "10 m", "10mm", "1.", "m", "1m30s", "9" * 400])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--checkpoint-every: found .*, wanted a duration"):
+        seconds(text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from ucl.artifacts import NOT_FINITE, OK, Checkpoint, Features, ImageList, Sampl
 from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime
-from ucl.errors import DataError
+from ucl.errors import DataError, Stopped
 from ucl.settings import ExtractSettings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]
+Keep = Callable[[NDArray[np.float32], int, bool], None]
 
 
 @dataclass
@@ -35,6 +37,8 @@ class FeatureStream:
         blocks: yields (rows, d) float32 in the order of the list; NaN where an image is not OK.
         head: the same artifact without rows: samples, model, context.
         status: (N,) uint8; complete once ``blocks`` is exhausted.
+        batch: rows of a block.
+        first: the first row that is computed; those before it were kept (`go_on`).
     """
 
     n: int
@@ -42,16 +46,57 @@ class FeatureStream:
     blocks: Iterator[NDArray[np.float32]]
     head: Features
     status: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    batch: int = 1
+    first: int = 0
 
-    def collect(self) -> Features:
-        """All rows in memory."""
+    def collect(self, keep: Keep | None = None) -> Features:
+        """All rows in memory.
+
+        Args:
+            keep: called after each block with the matrix, how many of its rows are done, and False; with True before a signal
+                ends the extraction.
+
+        Raises:
+            Stopped: a signal came.
+        """
         whole = np.empty((self.n, self.d), np.float32)
         at = 0
-        for block in self.blocks:
-            whole[at:at + len(block)] = block
-            at += len(block)
+        try:
+            for block in self.blocks:
+                whole[at:at + len(block)] = block
+                at += len(block)
+                if keep is not None:
+                    keep(whole, at, False)
+        except Stopped:
+            if keep is not None and at:
+                keep(whole, at, True)
+            raise
         self.head.features = whole
         return self.finish()
+
+    def aligned(self, rows: int) -> int:
+        """The most rows, up to so many, after which a block begins: another grouping into batches may change last bits."""
+        return rows if rows == self.n else rows - rows % self.batch
+
+    def go_on(self, status: NDArray[np.uint8], blocks: Iterator[NDArray[np.float32]]) -> None:
+        """Begin with rows that were computed before.
+
+        Args:
+            status: (rows,) uint8 of these rows; `aligned`.
+            blocks: the rows.
+        """
+        self.first = len(status)
+        self.status[:self.first] = status
+        self.blocks = itertools.chain(blocks, self.blocks)
+
+    def layout(self) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], Any]]]:
+        """Root attributes, and path -> (shape, dtype), of the file that the stream is going to be."""
+        head = self.head
+        assert head.samples is not None
+        path = head.samples.path
+        attrs = head.root_attrs() | {"title": f"{self.d}-d features of {self.n} images ({head.model})"}
+        return attrs, {"/features": ((self.n, self.d), np.dtype("<f4")), "/samples/path": (path.shape, path.dtype),
+                       "/samples/status": ((self.n,), np.dtype("u1"))}
 
     def finish(self) -> Features:
         """The artifact, its samples with the final status."""
@@ -92,21 +137,22 @@ def extract(images: ImageList, model: Checkpoint, settings: ExtractSettings, con
     head = Features(np.empty((0, d), np.float32), images.samples, str(model.config["backbone"]), model.weights_digest(),
                     tap.text, json.dumps(transform), context=context)
     status = images.samples.status.copy()
-    stream = FeatureStream(len(images.samples), d, iter(()), head, status)
-    stream.blocks = _blocks(images, model, tap, settings, runtime, report, status, d)
+    stream = FeatureStream(len(images.samples), d, iter(()), head, status, settings.batch)
+    stream.blocks = _blocks(images, model, tap, settings, runtime, report, stream)
     return stream
 
 
 def _blocks(images: ImageList, model: Checkpoint, tap: Tap, settings: ExtractSettings, runtime: Runtime,
-            report: Report, status: NDArray[np.uint8], d: int) -> Iterator[NDArray[np.float32]]:
+            report: Report, stream: FeatureStream) -> Iterator[NDArray[np.float32]]:
     import torch
 
+    status, d = stream.status, stream.d
     config = model.config
     batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
     tap.network.to(batches.device).eval()
     features = runtime.compiled(tap.__call__)
     mine = dist.shard(len(status))
-    for start in range(mine.start, mine.stop, settings.batch):
+    for start in range(max(mine.start, stream.first), mine.stop, settings.batch):
         stop.check()
         rows = np.arange(start, min(start + settings.batch, mine.stop))
         good = rows[status[rows] == OK]

@@ -9,14 +9,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ucl import stop, store
+from ucl import safepoints, stop, store
 from ucl.context import Context
 from ucl.device import Runtime
 from ucl.methods.method import Step, plan, plan_length
 
 if TYPE_CHECKING:
     from ucl.artifacts import Stored
+    from ucl.safepoints import SafePoints
 
+_MAKES = {"extract": "ucl/features", "cluster": "ucl/labels", "purify": "ucl/labels"}
 Slots = dict[str, Any]
 Report = Callable[[str, int, int], None]
 Commit = Callable[[Context, Slots, dict[str, Any]], Context]
@@ -41,13 +43,22 @@ def sign(made: Stored, step: Step, inputs: list[Stored], context: Context, runti
     return made
 
 
-def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report: Report = silent) -> dict[str, Any]:
+def identity(step: Step, slots: Mapping[str, Any], context: Context, runtime: Runtime) -> dict[str, Any]:
+    """All that decides what a training step makes, for what is kept of an unfinished one."""
+    return {"generation": context.generation, "epoch": context.epoch, "round": context.round, "stage": step.stage, "seed": context.seed,
+            "model": store.digest_of(slots["model"]), "settings": step.settings.as_dict(), **safepoints.machine(runtime),
+            "images": safepoints.listed(slots["images"]), "labels": store.content_of(slots["labels"])}
+
+
+def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report: Report = silent,
+            safe: SafePoints | None = None) -> dict[str, Any]:
     """One step: its verb on its slots.
 
     Args:
         step: with complete settings.
         slots: images, model, features, labels, previous, as far as the step reads them.
         context: where in the plan.  runtime: the machine.  report: progress.
+        safe: keeps what is finished of an extraction or an epoch, and goes on with what was kept of the same one.
 
     Returns:
         Slot -> what the step made; "metrics" beside model and labels for train-epoch.
@@ -57,7 +68,9 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
     if step.verb == "extract":
         from ucl.extract import extract
 
-        made = {"features": extract(slots["images"], slots["model"], step.settings, context, runtime, report).collect()}  # type: ignore[arg-type]
+        stream = extract(slots["images"], slots["model"], step.settings, context, runtime, report)  # type: ignore[arg-type]
+        sign(stream.head, step, inputs, context, runtime)
+        made = {"features": stream.collect(safe.rows(stream, slots["images"], runtime) if safe else None)}
     elif step.verb == "cluster":
         from ucl.cluster import cluster
 
@@ -70,8 +83,10 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
     else:
         from ucl.train_epoch import train_epoch
 
+        this = identity(step, slots, context, runtime) if safe else {}
         trained = train_epoch(slots["images"], slots["model"], slots["labels"], step.settings, context, runtime,  # type: ignore[arg-type]
-                              report, slots.get("previous"))
+                              report, slots.get("previous"), resume=safe.training(this) if safe else None,
+                              safe=safe.point(this, slots["labels"]) if safe else None)
         made = {"model": trained.model, "metrics": trained.metrics}
         trained.labels.provenance = slots["labels"].provenance
         slots["labels"] = trained.labels
@@ -82,21 +97,52 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
 
 
 def turn(slots: Slots, context: Context, runtime: Runtime, report: Report = silent,
-         exchange: Callable[[str, Any], Any] | None = None) -> dict[str, Any]:
+         exchange: Callable[[str, Any], Any] | None = None, safe: SafePoints | None = None) -> dict[str, Any]:
     """All steps of one turn, on ``slots`` in place; returns the turn's metrics.
+
+    If ``safe`` keeps an epoch of training on the labels that the steps before it would make, those steps are left out.
 
     Args:
         exchange: given (slot, artifact) after each step, returns what goes on; `run --through-disk` writes it to a file
             and reads it back.
+        safe: see `perform`.
     """
     slots["previous"] = slots.get("labels")
     metrics: dict[str, Any] = {}
-    for step in plan(context):
-        stop.check()
-        made = perform(step, slots, context, runtime, report)
+    for step in _left(plan(context), slots, context, runtime, safe):
+        if safe is None or step.verb != "train-epoch":  # training keeps the labels first, and stops then
+            stop.check()
+        made = perform(step, slots, context, runtime, report, safe)
         metrics |= made.pop("metrics", {})
         slots |= {name: exchange(name, artifact) if exchange else artifact for name, artifact in made.items()}
     return metrics
+
+
+def _left(steps: list[Step], slots: Slots, context: Context, runtime: Runtime, safe: SafePoints | None) -> list[Step]:
+    """The steps of a turn that are left to do: from the training on, if its labels were kept, which then are in ``slots``."""
+    first = next((i for i, step in enumerate(steps) if step.verb == "train-epoch"), 0)
+    labels = safe.labels() if safe is not None and first else None
+    if safe is None or labels is None or not labels.recipe or labels.recipe != _labels_recipe(steps[:first], slots, context):
+        return steps
+    step = steps[first]
+    if not safe.fits(identity(step, {**slots, "labels": labels}, dataclasses.replace(context, stage=step.stage), runtime)):
+        return steps
+    slots["labels"] = labels
+    return steps[first:]
+
+
+def _labels_recipe(steps: list[Step], slots: Slots, context: Context) -> str:
+    """The recipe of the labels that these steps would make; empty if a step's product is not known without doing it."""
+    from ucl.artifacts import Stored
+
+    known: dict[str, Stored] = {name: artifact for name, artifact in slots.items() if artifact is not None}
+    for step in steps:
+        if step.verb not in _MAKES:
+            return ""
+        inputs = [known[name] for name in step.reads if name in known]
+        made = Stored(recipe=store.recipe(_MAKES[step.verb], step.verb, step.settings.as_dict(), context.seed, inputs))
+        known |= dict.fromkeys(step.writes, made)
+    return known["labels"].recipe if "labels" in known else ""
 
 
 def after(context: Context, slots: Slots, metrics: dict[str, Any]) -> Context:
@@ -106,7 +152,7 @@ def after(context: Context, slots: Slots, metrics: dict[str, Any]) -> Context:
 
 
 def walk(context: Context, slots: Slots, runtime: Runtime, commit: Commit = after, *, limit: int = 0,
-         report: Report = silent, exchange: Callable[[str, Any], Any] | None = None) -> int:
+         report: Report = silent, exchange: Callable[[str, Any], Any] | None = None, safe: SafePoints | None = None) -> int:
     """Walk the plan from ``context`` to its end; what `run` does.
 
     Args:
@@ -117,6 +163,7 @@ def walk(context: Context, slots: Slots, runtime: Runtime, commit: Commit = afte
         limit: at most so many turns; 0 = all.
         report: progress.
         exchange: see `turn`.
+        safe: see `perform`; ``commit`` clears it.
 
     Returns:
         Number of turns taken.
@@ -126,7 +173,7 @@ def walk(context: Context, slots: Slots, runtime: Runtime, commit: Commit = afte
     """
     turns = 0
     while context.epoch < plan_length(context) and not (limit and turns >= limit):
-        metrics = turn(slots, context, runtime, report, exchange)
+        metrics = turn(slots, context, runtime, report, exchange, safe)
         context = commit(context, slots, metrics)
         turns += 1
     return turns

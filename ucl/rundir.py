@@ -6,6 +6,7 @@
     epochs/0001/{model.h5, labels.h5, metrics.json}    after the first epoch; and so on
     work/                     what extract, cluster and purify write when they stand alone
     model.h5, labels.h5       symbolic links to the newest generation's, for people
+    work/*.partial            what is finished of an extraction or an epoch that was stopped
     lock                      who is at work: an early refusal; correctness rests on the commit
 
 A generation is written to a temporary directory, synced, and committed by one rename.  A rename onto a generation that
@@ -43,6 +44,7 @@ from ucl.settings import MachineSettings, check_override
 
 if TYPE_CHECKING:
     from ucl.artifacts import Stored
+    from ucl.safepoints import SafePoints
 
 CONFIG = "ucl.toml"
 _held: set[Path] = set()
@@ -189,6 +191,17 @@ class RunDir:
         """Where a verb that stands alone puts ``name``."""
         return self.path / "work" / f"{name}.h5"
 
+    def partial(self, name: str) -> Path:
+        """Where the unfinished part of ``name`` is kept."""
+        return self.path / "work" / f"{name}.partial"
+
+    def safe_points(self, every: float, *, strict: bool = False) -> SafePoints:
+        """What keeps, every so many seconds, the unfinished part of a turn here (see `safepoints.SafePoints`)."""
+        from ucl.safepoints import SafePoints
+
+        return SafePoints(self.partial("train"), self.partial("train-labels"), (self.work("features"), self.partial("features")),
+                          every=every, strict=strict)
+
     def file(self, generation: int, name: str) -> Path:
         """Path of a generation's model, labels or metrics."""
         return self.epochs / f"{generation:04d}" / (name if "." in name else f"{name}.h5")
@@ -297,6 +310,7 @@ class RunDir:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync(self.epochs)
+        self.sweep()
         self._show(generation, artifacts)
         self.prune()
 
@@ -318,10 +332,12 @@ class RunDir:
                 (self.epochs / f"{number:04d}" / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove temporary directories that dead processes of this host left behind."""
+        """Remove temporary directories that dead processes of this host left behind, and those of any host for a generation that
+        is there already, since they can never be committed."""
         for path in self.epochs.glob(".*.tmp"):
             parts = path.name.split(".")
-            if ".".join(parts[2:-2]) == socket.gethostname() and not _alive(parts[-2]):
+            dead = ".".join(parts[2:-2]) == socket.gethostname() and not _alive(parts[-2])
+            if dead or (_GENERATION.fullmatch(parts[1]) and (self.epochs / parts[1]).exists()):
                 shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
@@ -410,7 +426,7 @@ def _sync(folder: Path) -> None:
 
 def _commit_error(error: OSError, final: Path) -> Exception:
     """What an OSError of a commit means to the user."""
-    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+    if error.errno in (errno.ENOTEMPTY, errno.EEXIST) or final.exists():  # who was first may have swept our temporary directory away
         return OutputRefused(f"{final}: already committed by another process", "run the same line again: it goes on from there")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return NotPermitted(f"{final}: {error.strerror}")

@@ -305,6 +305,24 @@ def default_k(n: int) -> int:
     return min(10_000, max(2, (n + 25) // 50))
 
 
+CHECKPOINT_EVERY = "10m"
+"""How often unfinished work is kept: a matter of the machine, which changes no result."""
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str, where: str = "--checkpoint-every") -> float:
+    """A duration such as 10m, 30s, 1.5h or 2d, or a number of seconds, in seconds.
+
+    Raises:
+        UsageError: it does not read as one.
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)([smhd]?)", text.strip().lower())
+    value = float(found[1]) * _UNITS[found[2]] if found else math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{where}: found {text!r}, wanted a duration", "as 10m, 30s or 1h; 0: only when stopped")
+    return value
+
+
 SETTINGS: dict[str, type[Settings]] = {
     "init": InitSettings,
     "extract": ExtractSettings,

@@ -57,11 +57,16 @@ def save(artifact: Stored, sink: IO[bytes] | int) -> str:
 
 def digest_of(artifact: Stored) -> str:
     """The content digest that a file of this artifact would have."""
+    if not artifact.digest:
+        artifact.digest = content_of(artifact)
+    return artifact.digest
+
+
+def content_of(artifact: Stored) -> str:
+    """The content digest that a file of this artifact would have, computed from what it holds now."""
     from ucl.formats.digest import content_digest
 
-    if not artifact.digest:
-        artifact.digest = content_digest(artifact.kind, artifact.root_attrs(), artifact.arrays(), artifact.dataset_attrs())
-    return artifact.digest
+    return content_digest(artifact.kind, artifact.root_attrs(), artifact.arrays(), artifact.dataset_attrs())
 
 
 def recipe(kind: str, verb: str, settings: Mapping[str, Any], seed: int, inputs: Iterable[Stored]) -> str:

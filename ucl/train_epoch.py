@@ -24,6 +24,7 @@ from ucl.context import Context
 from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
+from ucl.safepoints import MIDWAY, SafePoint
 from ucl.samplers import cluster_weights, draw_epoch
 from ucl.settings import TrainSettings
 
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]
-
-
+LOSSES = f"{MIDWAY}/losses"
 
 @dataclasses.dataclass
 class Trained:
@@ -45,7 +45,8 @@ class Trained:
 
 
 def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: TrainSettings, context: Context,
-                runtime: Runtime, report: Report, previous: Labels | None = None) -> Trained:
+                runtime: Runtime, report: Report, previous: Labels | None = None, *, resume: Checkpoint | None = None,
+                safe: SafePoint | None = None) -> Trained:
     """Train one epoch on pseudo-labels.
 
     Args:
@@ -57,8 +58,11 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
         runtime: device, threads.
         report: called with ("train-epoch", done, total).
         previous: the last epoch's labels, for NMI and churn only.
+        resume: what ``safe`` kept of this very epoch; with it the epoch goes on, to the same end.
+        safe: keeps the state between two batches, when it is due and before a signal ends the epoch.
 
     Raises:
+        Stopped: a signal came.
         DataError: labels of another length or image list, no two images to draw, or a loss that is not finite (the batch and
             the images' rows are named; nothing is returned, so the last checkpoint stands).
     """
@@ -76,13 +80,13 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
     rows = draw_epoch(usable, settings.sampler, settings.epoch_length, key)
     if len(rows) < 2:
         raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
-    state = _State(model, labels.k, settings, key, runtime)
+    state = _State(model, labels.k, settings, key, runtime, resume)
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     weight = cluster_weights(usable, labels.k, settings.weights)
     row_weight = weight[np.maximum(usable, 0)] * (labels.weight if labels.weight is not None else np.float32(1))
-    losses = _loop(state, batches, usable, row_weight.astype(np.float32), rows, settings, key, report)
+    losses = _loop(state, batches, usable, row_weight.astype(np.float32), rows, settings, key, report, context, safe)
     trained = state.checkpoint(model, context, len(losses), len(rows))
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started + state.seconds
     metrics = {"epoch": context.epoch, "loss": _mean_loss(losses, len(rows), settings.batch), "log_k": math.log(max(labels.k, 1)),
                **describe(labels, usable, previous), "steps": len(losses), "seconds_train": round(seconds, 3),
                "images_per_second_train": round(len(rows) / seconds, 1)}
@@ -139,20 +143,27 @@ def _spans(draws: int, batch: int) -> list[tuple[int, int]]:
 
 
 class _State:
-    """The network, its head and both optimizers, restored from a checkpoint."""
+    """All that a step changes: the network, its head, both optimizers, memory, and the losses so far, whose number is the position
+    in the epoch.  Restored from the checkpoint of the last epoch, or from one inside this epoch; `midway` makes such a one."""
 
-    def __init__(self, model: Checkpoint, k: int, settings: TrainSettings, key: Key, runtime: Runtime) -> None:
+    def __init__(self, model: Checkpoint, k: int, settings: TrainSettings, key: Key, runtime: Runtime,
+                 midway: Checkpoint | None = None) -> None:
         from torch import nn, optim
 
         from ucl import models
 
         device = runtime.prepare()
         self.runtime = runtime
+        self.before, self.began = model, time.monotonic()
+        model = midway or model
+        self.memory = {name: v for name, v in model.memory.items() if name != LOSSES}
+        self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty(0)
+        self.seconds = float(model.config[MIDWAY]["seconds"]) if midway else 0.0
         self.backbone = models.restore(model).to(device).train()
         self.features = runtime.compiled(self.backbone)
         d = int(self.backbone.feature_dim)
         stored = models.part(model, "head.")
-        kept = settings.head == "kept" and bool(stored)
+        kept = bool(stored) and (settings.head == "kept" or midway is not None)
         if kept and stored["weight"].shape != (k, d):
             log.warning("the head has %d clusters, the labels %d: it is drawn anew", len(stored["weight"]), k)
             kept = False
@@ -198,19 +209,60 @@ class _State:
         progress = {"epoch": context.epoch + 1, "step": past.get("step", 0) + steps, "seed": context.seed,
                     "samples_seen": past.get("samples_seen", 0) + draws, "world_size": dist.world()[1]}
         config = before.config | {"k": int(self.head.weight.shape[0])}
-        return Checkpoint(tensors, optimizer, dict(before.memory), config, progress, context=context)
+        return Checkpoint(tensors, optimizer, dict(self.memory), config, progress, context=context)
+
+    def midway(self, context: Context, batches: int, draws: int) -> Checkpoint:
+        """Everything the rest of this epoch needs, after ``draws`` images; ``batches`` is how many the epoch has."""
+        from ucl import models
+
+        done = len(self.losses)
+        made = self.checkpoint(self.before, context, done, draws)
+        made.optimizer |= models.momentum_arrays(self.head_optimizer, self.head, "head/")
+        made.memory[LOSSES] = self.losses
+        made.progress["epoch"] = context.epoch
+        made.config[MIDWAY] = {"epoch": context.epoch + 1, "batches": done, "of": batches,
+                               "seconds": round(self.seconds + time.monotonic() - self.began, 3)}
+        return made
+
+    def settle(self, losses: list[torch.Tensor], spans: list[tuple[int, int]], rows: NDArray[np.int64]) -> None:
+        """Move the losses of the last batches, if there are any, to those so far.
+
+        Raises:
+            DataError: one is not finite.
+        """
+        import torch
+
+        if not losses:
+            return
+        found = torch.stack(losses).double().cpu().numpy()
+        if not np.isfinite(found).all():
+            at = int(np.flatnonzero(~np.isfinite(found))[0])
+            first = len(self.losses) + at
+            raise DataError(f"loss: found {found[at]} in batch {first} of {len(spans)} (rows "
+                            f"{', '.join(str(r) for r in rows[spans[first][0]:spans[first][0] + 3])}, ...), wanted a finite number",
+                            "a smaller --lr; the last committed epoch stands")
+        self.losses = np.concatenate([self.losses, found])
+        losses.clear()
 
 
 def _loop(state: _State, batches: Batches, labels: NDArray[np.int32], weight: NDArray[np.float32],
-          rows: NDArray[np.int64], settings: TrainSettings, key: Key, report: Report) -> NDArray[np.float64]:
-    """All steps of the epoch; returns each batch's loss, (steps,) float64."""
+          rows: NDArray[np.int64], settings: TrainSettings, key: Key, report: Report, context: Context,
+          safe: SafePoint | None = None) -> NDArray[np.float64]:
+    """All steps of the epoch that are still to do; returns each batch's loss, (steps,) float64."""
     import torch
 
     spans = _spans(len(rows), settings.batch)
-    losses: list[torch.Tensor] = []
-    checked = 0
-    for number, (start, end) in enumerate(spans):
-        stop.check()
+    first = len(state.losses)
+    kept = first or -1
+    losses: list[torch.Tensor] = []  # on the device, and not looked at yet
+    for number, (start, end) in enumerate(spans[first:], first):
+        stopping = stop.pending()
+        if safe is not None and number != kept and (stopping or safe.due()):
+            state.settle(losses, spans, rows)
+            safe.keep(state.midway(context, len(spans), start))
+            kept = number
+        if stopping:
+            stop.check()
         at = rows[start:end]
         x = batches.train(at, np.arange(start, end), key, settings)
         y = torch.from_numpy(labels[at].astype(np.int64)).to(x.device)
@@ -219,11 +271,5 @@ def _loop(state: _State, batches: Batches, labels: NDArray[np.int32], weight: ND
             losses.append(state.step(x, y, w))
         report("train-epoch", end, len(rows))
         if (number + 1) % 50 == 0 or end == len(rows):
-            found = torch.stack(losses[checked:]).double().cpu().numpy()
-            if not np.isfinite(found).all():
-                first = checked + int(np.flatnonzero(~np.isfinite(found))[0])
-                raise DataError(f"loss: found {found[first - checked]} in batch {first} of {len(spans)} (rows "
-                                f"{', '.join(str(r) for r in rows[spans[first][0]:spans[first][0] + 3])}, ...), wanted a finite number",
-                                "a smaller --lr; the last committed epoch stands")
-            checked = number + 1
-    return torch.stack(losses).double().cpu().numpy()
+            state.settle(losses, spans, rows)
+    return state.losses

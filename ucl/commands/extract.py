@@ -8,7 +8,7 @@ import typer
 
 from ucl.commands.init import FilesFromOption
 from ucl.front.listing import ClassesOption, SplitOption
-from ucl.front.options import Common, ForceOption, OutputOption, StageOption, command
+from ucl.front.options import Common, ForceOption, OutputOption, ResumeOption, StageOption, command
 
 EXAMPLE = "ucl extract | ucl cluster -k 100 > labels.h5"
 
@@ -27,7 +27,7 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
                                                       "flagged row. Default: fail.")] = None,
          max_bad: Annotated[float | None, typer.Option("--max-bad", metavar="X", help="Largest share of unreadable images that skip lets "
                                                        "pass.")] = None,
-         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False,
+         stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, resume: ResumeOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Extract features."""
     from ucl.front import session
@@ -43,5 +43,5 @@ def main(images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A 
                                               {k: v for k, v in shown.items() if v is not None}, given, common, runtime)
     step = session.step_of(context, "extract", stage, given)
     context = session.with_flags(context, "extract", given)
-    write_features(step, image_list, checkpoint, context, runtime, where, common, force=force, run=run)
+    write_features(step, image_list, checkpoint, context, runtime, where, common, force=force, run=run, resume=resume)
     return 0

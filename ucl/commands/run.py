@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ucl.commands.init import FilesFromOption, KeepOption, SetOption
-from ucl.front.options import Common, CompileOption, JsonOption, PrecisionOption, command
+from ucl.front.options import Common, CompileOption, EveryOption, JsonOption, PrecisionOption, command
+from ucl.settings import CHECKPOINT_EVERY, seconds
 
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 
@@ -27,12 +28,13 @@ def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="de
          through_disk: Annotated[bool, typer.Option("--through-disk", help="Write and read back every artifact between steps (the result is the "
                                                     "same).")] = False,
          stop_on_collapse: Annotated[bool, typer.Option("--stop-on-collapse", help="Stop with exit 65 when the clusters collapse.")] = False,
-         json_: JsonOption = False, given: dict[str, Any], common: Common) -> int:
+         every: EveryOption = CHECKPOINT_EVERY, json_: JsonOption = False, given: dict[str, Any], common: Common) -> int:
     """Walk the plan."""
     from ucl.errors import UsageError
     from ucl.front import walking
     from ucl.front.create import request
 
+    pause = seconds(every)
     if limit < 0:
         raise UsageError(f"--limit: found {limit}, wanted at least 0")
     asked = None
@@ -44,4 +46,5 @@ def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="de
         raise UsageError("settings belong to a new run (ucl run METHOD IMAGES -o DIR)", "a run that exists has them in ucl.toml")
     if dry_run:
         return walking.show_plan(asked, output, common, toml)
-    return walking.go(asked, output, common, limit, through_disk=through_disk, stop_on_collapse=stop_on_collapse, as_json=json_)
+    return walking.go(asked, output, common, limit, through_disk=through_disk, stop_on_collapse=stop_on_collapse, as_json=json_,
+                      every=pause)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ucl.front.listing import ClassesOption, SplitOption
-from ucl.front.options import Common, ForceOption, StageOption, SummaryJsonOption, command
+from ucl.front.options import Common, EveryOption, ForceOption, ResumeOption, StageOption, SummaryJsonOption, command
+from ucl.settings import CHECKPOINT_EVERY, seconds
 
 TrainedOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="In a run directory: also write the labels that "
                                                    "were trained on. Outside: the checkpoint. - is standard output.")]
@@ -20,17 +21,20 @@ def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="La
                                                     "Default: the run directory's.")] = None,
          split: SplitOption = None, classes: ClassesOption = None,
          model: Annotated[str | None, typer.Option("--model", metavar="CKPT", help="Checkpoint to go on from. Default: the generation's.")] = None,
-         stage: StageOption = "", output: TrainedOption = None, force: ForceOption = False, json_: SummaryJsonOption = False,
+         stage: StageOption = "", output: TrainedOption = None, force: ForceOption = False, resume: ResumeOption = False,
+         every: EveryOption = CHECKPOINT_EVERY, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Train one epoch."""
     from ucl.errors import UsageError
     from ucl.front import session, training
     from ucl.rundir import RunDir
 
+    pause = seconds(every)
     run = RunDir.here()
     runtime = session.runtime_for(run, common, torch=True)
     if images is None and (split or classes):
         raise UsageError("--split and --classes choose from --images, which is not given", "--images FOLDER --split test")
     if run is not None and not (images or model):
-        return training.commit_epoch(run, labels, stage, output, given, common, runtime, json_, force=force)
-    return training.loose_epoch(run, labels, images, {"split": split, "classes": classes}, model, output, given, common, runtime, json_, force=force)
+        return training.commit_epoch(run, labels, stage, output, given, common, runtime, json_, force=force, every=pause, resume=resume)
+    return training.loose_epoch(run, labels, images, {"split": split, "classes": classes}, model, output, given, common, runtime, json_,
+                                force=force, every=pause, resume=resume)

@@ -177,6 +177,11 @@ class ArtifactWriter:
         """Bytes written so far."""
         return self._pos
 
+    def place(self, path: str) -> tuple[int, int]:
+        """Where a dataset lies in the file: (offset, bytes)."""
+        slot = next(s for s in self._slots if s.path == path)
+        return slot.offset, slot.nbytes
+
     def write(self, path: str, rows: ArrayLike) -> None:
         """The next rows of a dataset.
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ucl import device
 from ucl.context import Context
-from ucl.errors import UsageError
+from ucl.errors import StorageError, UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
 from ucl.front.create import drawn, read_images
 from ucl.front.listing import is_hdf5, no_choice
 from ucl.front.options import Common, one_of
-from ucl.front.streams import open_output
+from ucl.front.streams import open_output, partial_of
 from ucl.front.weights import with_weights
 from ucl.methods.method import Step
 from ucl.run import begin, sign
 from ucl.rundir import RunConfig, RunDir
+from ucl.safepoints import note_of, writer_for
 from ucl.settings import ExtractSettings, InitSettings
+
+if TYPE_CHECKING:
+    from ucl.extract import FeatureStream
+    from ucl.formats.partial import PartialFile
+    from ucl.formats.writer import ArtifactWriter
 
 
 def sources(run: RunDir | None, images: str | None, files_from: str | None, model: str | None, backbone: str | None,
@@ -111,10 +119,13 @@ def load_list(path: str) -> Any:
 
 
 def write_features(step: Step, images: Any, model: Any, context: Context, runtime: device.Runtime, where: str,
-                   common: Common, *, force: bool, run: RunDir | None) -> None:
-    """Extract, and write each batch as it comes; memory does not grow with the number of images."""
-    import numpy as np
+                   common: Common, *, force: bool, run: RunDir | None, resume: bool) -> None:
+    """Extract, and write each batch as it comes; memory does not grow with the number of images.  What is finished of a file
+    outlives the process.
 
+    Raises:
+        UsageError: ``resume`` of a stream.  DataError: ``resume`` of another extraction.
+    """
     from ucl.extract import extract
     from ucl.formats.writer import ArtifactWriter
 
@@ -122,25 +133,58 @@ def write_features(step: Step, images: Any, model: Any, context: Context, runtim
     inputs = inputs or [images, model]
     with Progress("ucl extract", common) as progress:
         stream = extract(images, model, step.settings, context, runtime, progress)  # type: ignore[arg-type]
-        head = sign(stream.head, step, inputs, context, runtime)
-        attrs = head.root_attrs() | {"title": f"{stream.d}-d features of {stream.n} images ({stream.head.model})"}
-        path = images.samples.path
-        specs = {"/features": ((stream.n, stream.d), np.dtype("<f4")), "/samples/path": (path.shape, path.dtype),
-                 "/samples/status": ((stream.n,), np.dtype("u1"))}
-        with open_output(where, force=force, run=run) as out:
-            writer = ArtifactWriter(out, head.kind, attrs, specs, head.provenance)
-            for name in writer.order:
-                if name == "/features":
-                    for block in stream.blocks:
-                        writer.write(name, block)
-                elif name == "/samples/path":
-                    writer.write(name, path)
-                elif name == "/samples/status":
-                    writer.write(name, stream.status)
-            writer.finish()
+        sign(stream.head, step, inputs, context, runtime)
+        kept = _open_partial(where, run, force=force, resume=resume)
+        if kept is None:
+            with open_output(where, force=force, run=run) as out:
+                attrs, specs = stream.layout()
+                writer = ArtifactWriter(out, stream.head.kind, attrs, specs, stream.head.provenance)
+                writer.write("/samples/path", images.samples.path)
+                _write_rows(writer, stream, lambda status: None)
+        else:
+            with kept:
+                writer = writer_for(kept, stream, note_of(stream, images, runtime), strict=resume)
+                try:
+                    _write_rows(writer, stream, kept.tick)
+                except BaseException:
+                    with contextlib.suppress(StorageError):
+                        kept.mark(stream.status)
+                    raise
     bad = int((stream.status != 0).sum())
     if not common.quiet:
         say(f"ucl extract: {stream.n} x {stream.d} features" + (f", {bad} rows bad" if bad else "") + (f" in {where}" if where != "-" else ""))
+
+
+def _open_partial(where: str, run: RunDir | None, *, force: bool, resume: bool) -> PartialFile | None:
+    """The file whose finished rows are kept; None for a stream, or if another process is writing the same file."""
+    from ucl.formats.partial import Busy, PartialFile
+
+    partial = partial_of(where, run)
+    if partial is None:
+        if resume:
+            raise UsageError("--resume: nothing is kept of what goes to a stream", "name the file: -o FILE")
+        return None
+    own = run is not None and partial == run.partial("features")
+    if own:
+        partial.parent.mkdir(exist_ok=True)
+    try:
+        out = PartialFile(where, partial, force=force or own)
+    except Busy:
+        if resume:
+            raise
+        return None
+    if not (own or resume):
+        out.forget()
+    return out
+
+
+def _write_rows(writer: ArtifactWriter, stream: FeatureStream, done: Callable[[Any], None]) -> None:
+    """The rows, telling ``done`` the status after each block, and all that comes after them."""
+    for block in stream.blocks:
+        writer.write("/features", block)
+        done(stream.status)
+    writer.write("/samples/status", stream.status)
+    writer.finish()
 
 
 def features_now(run: RunDir, common: Common, runtime: device.Runtime, images: Any = None, model: Any = None) -> Any:

@@ -67,6 +67,10 @@ OutputOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FIL
 ForceOption = Annotated[bool, typer.Option("-f", "--force", help="Replace an existing output file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 SummaryJsonOption = Annotated[bool, typer.Option("--json", help="The summary on standard error as one JSON document.")]
+EveryOption = Annotated[str, typer.Option("--checkpoint-every", metavar="DURATION", envvar="UCL_CHECKPOINT_EVERY", show_envvar=False,
+                                          show_default=False, help="Keep unfinished work so often, as 30s, 10m or 1h; 0: only when "
+                                          f"stopped. Default: {all_settings.CHECKPOINT_EVERY}.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with what was kept; refuse what is not of this very work.")]
 StageOption = Annotated[str, typer.Option("--stage", metavar="NAME", help="Which step of the plan, where a turn has several of this verb.")]
 
 

@@ -11,7 +11,7 @@ from ucl import device
 from ucl.context import Context
 from ucl.errors import DataError, InputMissing, OutputRefused
 from ucl.front.options import Common
-from ucl.methods.method import Step, step_for
+from ucl.methods.method import Step, plan, step_for
 from ucl.rundir import RunDir
 
 log = logging.getLogger("ucl.session")
@@ -98,6 +98,29 @@ def fresh(run: RunDir, context: Context, where: str, *, piped: bool) -> None:
                             "run the same line again: it goes on from there")
     raise DataError(f"{where}: stale: made for generation {context.generation}, the newest is {newest}",
                     "make it again: ucl extract, ucl cluster")
+
+
+def unfinished(run: RunDir) -> dict[str, Any]:
+    """What is kept of the next turn: "train-epoch" -> epoch, batches, of; "extract" -> rows, of.  Only what would be gone on with on
+    this machine is listed (the kind of device is not looked at)."""
+    from ucl.safepoints import machine, rows_of, unlike
+
+    found: dict[str, Any] = {}
+    context = run.context()
+    same = machine(device.Runtime("cpu", run.config.threads, run.config.precision))
+    same.pop("device")
+    steps = [s for s in plan(context) if s.verb == "train-epoch"]
+    safe = run.safe_points(0)
+    epoch = safe.midway() if steps else None
+    if epoch is not None:
+        wanted = {"generation": context.generation, "model": context.generation_digest, "seed": context.seed, "stage": steps[0].stage,
+                  "settings": steps[0].settings.as_dict(), **same}
+        if not unlike(epoch["identity"], wanted) and safe.labels() is not None:
+            found["train-epoch"] = {name: epoch[name] for name in ("epoch", "batches", "of")}
+    rows = rows_of(run.partial("features"))
+    if rows is not None and rows.done and rows.context.generation_digest == context.generation_digest and not unlike(rows.note, same):
+        found["extract"] = {"rows": rows.done, "of": rows.of}
+    return found
 
 
 def load_model(run: RunDir, generation: int) -> Any:

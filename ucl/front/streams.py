@@ -126,6 +126,16 @@ def find_output(given: str | None, run: RunDir | None, work: str) -> str:
     return str(run.work(work))
 
 
+def partial_of(where: str, run: RunDir | None) -> Path | None:
+    """Where unfinished work on an output is kept; None if it goes to a stream, of which nothing can be."""
+    path = Path(where)
+    if where == "-" or (path.exists() and not path.is_file() and not path.is_dir()):
+        return None
+    if run is not None and path.parent == run.path / "work":
+        return run.partial(path.stem)
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def open_output(where: str, *, force: bool, run: RunDir | None = None) -> Iterator[IO[bytes]]:
     """A binary file for the output: standard output, or a file that appears whole or not at all.

@@ -9,38 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from ucl import device
+from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
 from ucl.front.extraction import open_images
 from ucl.front.labels import load_input
 from ucl.front.options import Common
-from ucl.front.streams import find_output, open_output
-from ucl.run import perform
+from ucl.front.streams import find_output, open_output, partial_of, stdin_is_data
+from ucl.run import identity, perform
 from ucl.rundir import RunDir
+from ucl.safepoints import SafePoints
 
 
 def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None, given: dict[str, Any], common: Common,
-                 runtime: device.Runtime, as_json: bool, *, force: bool) -> int:
+                 runtime: device.Runtime, as_json: bool, *, force: bool, every: float, resume: bool) -> int:
     """Train on labels and commit the next generation; labels go to ``output`` too where one is named.
+
+    Without labels, named or streamed, an epoch that was stopped goes on with its own.
 
     Raises:
         PlanFinished: the plan has no next turn.  OutputRefused: somebody else is at work or was first.
     """
-    from ucl.front.streams import find_input
-
     run.next_turn()
-    source, _ = find_input(labels, run, "labels")
-    found, context = load_input(labels, run, "labels", common, joins=True)
+    safe = run.safe_points(every, strict=resume)
+    alone = labels is None and not stdin_is_data()
+    if not alone:  # a pipe may have to be waited for
+        found, context = load_input(labels, run, "labels", common, joins=True)
     with run.lock():
-        session.fresh(run, context, "labels", piped=source == 0)
+        if alone:
+            kept = _kept_labels(run, safe, stage, given, common, runtime)
+            found, context = (kept, _next(run, common)) if kept is not None else load_input(None, run, "labels", common, joins=True)
+        session.fresh(run, context, "labels", piped=not alone and labels in (None, "-"))
         step = session.step_of(context, "train-epoch", stage, given)
         context = session.with_flags(context, "train-epoch", given)
-        slots = {"images": session.load_images(run), "model": session.load_model(run, context.generation), "labels": found,
-                 "previous": session.load_labels(run, context.generation)}
+        slots = _slots(run, context, found)
         with Progress("ucl train-epoch", common) as progress:
-            made = perform(step, slots, context, runtime, progress)
-        commit_turn(run, context, slots | made, made["metrics"])
+            made = perform(step, slots, context, runtime, progress, safe)
+        commit_turn(run, context, slots | made, made["metrics"], safe)
     if output is not None:
         from ucl.store import save
 
@@ -50,24 +56,56 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
     return 0
 
 
-def commit_turn(run: RunDir, context: Any, slots: dict[str, Any], metrics: dict[str, Any]) -> Any:
-    """Commit what a turn made; returns the context of the next one."""
+def _next(run: RunDir, common: Common) -> Context:
+    context = run.next_turn()
+    return context if common.seed is None else dataclasses.replace(context, seed=common.seed)
+
+
+def _slots(run: RunDir, context: Context, labels: Any) -> dict[str, Any]:
+    return {"images": session.load_images(run), "model": session.load_model(run, context.generation), "labels": labels,
+            "previous": session.load_labels(run, context.generation)}
+
+
+def _kept_labels(run: RunDir, safe: SafePoints, stage: str, given: dict[str, Any], common: Common, runtime: device.Runtime) -> Any:
+    """The labels of the epoch that was stopped, if it is the one that would be trained now; else None.  Labels that were put into
+    work/ since then are meant instead."""
+    newer = run.work("labels")
+    kept = safe.labels()
+    if kept is None or (newer.exists() and newer.stat().st_mtime_ns > safe.train.stat().st_mtime_ns):
+        return None
+    context = _next(run, common)
+    step = session.step_of(context, "train-epoch", stage, given)
+    context = dataclasses.replace(session.with_flags(context, "train-epoch", given), stage=step.stage)
+    return kept if safe.fits(identity(step, _slots(run, context, kept), context, runtime)) else None
+
+
+def commit_turn(run: RunDir, context: Any, slots: dict[str, Any], metrics: dict[str, Any], safe: SafePoints) -> Any:
+    """Commit what a turn made, and drop what was kept of it meanwhile; returns the context of the next one."""
     generation = context.generation + 1
     facts = {"generation": generation, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **metrics}
     run.commit(generation, {"model": slots["model"], "labels": slots["labels"]}, facts)
+    safe.clear()
     return dataclasses.replace(context, epoch=context.epoch + 1, generation=generation, stage="",
                                generation_digest=slots["model"].digest, overrides=dict(run.config.overrides))
 
 
 def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, chosen: dict[str, str | None], model: str | None,
-                output: str | None, given: dict[str, Any], common: Common, runtime: device.Runtime, as_json: bool, *, force: bool) -> int:
-    """Train on explicit inputs and write a checkpoint; ``chosen`` are the settings of the image list."""
+                output: str | None, given: dict[str, Any], common: Common, runtime: device.Runtime, as_json: bool, *, force: bool,
+                every: float, resume: bool) -> int:
+    """Train on explicit inputs and write a checkpoint; unfinished, the epoch is kept beside it.  ``chosen`` are the settings of the
+    image list."""
     from ucl.store import load, save
 
     if not (images and model) and run is None:
         raise UsageError("outside a run directory train-epoch needs --images and --model",
                          "ucl train-epoch labels.h5 --images images.h5 --model model.h5 -o next.h5")
     where = find_output(output, None, "model")
+    beside = partial_of(where, None)
+    if resume and beside is None:
+        raise UsageError("--resume: nothing is kept of what goes to a stream", "name the file: -o FILE")
+    safe = SafePoints(beside, every=every, strict=resume) if beside is not None else None
+    if safe is not None and not resume:
+        safe.forget()
     found, context = load_input(labels, None, "labels", common)
     checkpoint = load(Path(model), "ucl/checkpoint") if model else session.load_model(run, run.newest)  # type: ignore[arg-type,union-attr]
     pictures = open_images(images, None, checkpoint, {k: v for k, v in chosen.items() if v}, common, runtime) if images else session.load_images(run)  # type: ignore[arg-type]
@@ -75,9 +113,11 @@ def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, chos
     step = session.step_of(context, "train-epoch", "", given)
     context = session.with_flags(context, "train-epoch", given)
     with Progress("ucl train-epoch", common) as progress:
-        made = perform(step, {"images": pictures, "model": checkpoint, "labels": found}, context, runtime, progress)
+        made = perform(step, {"images": pictures, "model": checkpoint, "labels": found}, context, runtime, progress, safe)
     with open_output(where, force=force) as out:
         save(made["model"], out)
+    if safe is not None:
+        safe.clear()
     tell("ucl train-epoch", None, context.epoch + 1, made["metrics"], common, as_json)
     return 0
 

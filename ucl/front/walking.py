@@ -39,7 +39,7 @@ def find(asked: Request | None, output: str | None, common: Common) -> RunDir | 
 
 
 def go(asked: Request | None, output: str | None, common: Common, limit: int, *, through_disk: bool,
-       stop_on_collapse: bool, as_json: bool) -> int:
+       stop_on_collapse: bool, as_json: bool, every: float) -> int:
     """Walk the plan to its end, or ``limit`` epochs of it; then a short table."""
     run = find(asked, output, common)
     fresh_start = run is None
@@ -58,15 +58,16 @@ def go(asked: Request | None, output: str | None, common: Common, limit: int, *,
         run_table(run, common, runtime, as_json, 0.0)
         raise
     with run.lock():
-        _walk(run, runtime, common, limit, through_disk=through_disk, stop_on_collapse=stop_on_collapse)
+        _walk(run, runtime, common, limit, through_disk=through_disk, stop_on_collapse=stop_on_collapse, every=every)
     run_table(run, common, runtime, as_json, time.monotonic() - began)
     return 0
 
 
 def _walk(run: RunDir, runtime: device.Runtime, common: Common, limit: int, *, through_disk: bool,
-          stop_on_collapse: bool) -> None:
+          stop_on_collapse: bool, every: float) -> None:
     from ucl.run import walk
 
+    safe = run.safe_points(every)
     context = run.next_turn()
     total = plan_length(context)
     slots: dict[str, Any] = {"images": session.load_images(run), "model": session.load_model(run, context.generation)}
@@ -78,7 +79,7 @@ def _walk(run: RunDir, runtime: device.Runtime, common: Common, limit: int, *, t
 
         def commit(at: Any, made: dict[str, Any], metrics: dict[str, Any]) -> Any:
             metrics["seconds"] = round(time.monotonic() - seen[0], 3)
-            following = commit_turn(run, at, made, metrics)
+            following = commit_turn(run, at, made, metrics, safe)
             seen[0] = time.monotonic()
             progress("epochs", following.generation, total)
             if not common.quiet and progress.bar is None:
@@ -89,7 +90,7 @@ def _walk(run: RunDir, runtime: device.Runtime, common: Common, limit: int, *, t
             return following
 
         with tempfile.TemporaryDirectory(prefix="ucl-run-") as folder:
-            walk(context, slots, runtime, commit, limit=limit, report=progress,
+            walk(context, slots, runtime, commit, limit=limit, report=progress, safe=safe,
                  exchange=_Exchange(Path(folder)) if through_disk else None)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ucl.errors import DataError, NotPermitted, OutputRefused, StorageError
+from ucl.errors import Busy, DataError, NotPermitted, OutputRefused, StorageError
 from ucl.formats import atomic, partial
 from ucl.formats.check import validate
-from ucl.formats.partial import Busy, KeptRows, PartialFile
+from ucl.formats.partial import KeptRows, PartialFile
 from ucl.formats.reader import open_artifact
 from ucl.formats.writer import ArtifactWriter
 

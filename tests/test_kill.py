@@ -144,6 +144,11 @@ def test_usr2_stops_at_a_safe_point_and_goes_on(tmp_path: Path) -> None:
     assert digests(stopped) == digests(straight)
 
 
+def heed_interrupts() -> None:
+    """A shell starts its background jobs with INT ignored, and so would be what is started here."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def progress(run: Path) -> tuple[int, int]:
     """(generation, batches done of the next one)."""
     facts = json.loads(ucl("status", "--json", cwd=run))
@@ -164,7 +169,7 @@ def test_cut_inside_epochs_it_is_the_undisturbed_run(tmp_path: Path, how: str) -
     for number in range(KILLS // 2):
         signum = (signal.SIGKILL, signal.SIGUSR2, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)[number % 6]
         process = subprocess.Popen(["bash", "-c", line], cwd=cut, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, start_new_session=True)
+                                   stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_interrupts)
         kept = cut / "work/train.partial"
         before = kept.stat().st_mtime_ns if kept.exists() else 0
         end = time.monotonic() + 60
@@ -199,26 +204,27 @@ def test_cut_inside_epochs_it_is_the_undisturbed_run(tmp_path: Path, how: str) -
 def test_kills_of_an_extraction(tmp_path: Path) -> None:
     """To a file outside, again and again with --resume: rows are never done twice, and the file is the undisturbed one, byte by byte
     but for the provenance of its start."""
-    words = ["extract", "digits", "--backbone", "resnet18", "--size", "16", "--batch", "8", "-j", "1", "-q"]
+    words = ["extract", "digits", "--backbone", "resnet18", "--size", "16", "--batch", "4", "-j", "1", "-q"]
     env = {"UCL_PROVENANCE": "none"}
     ucl(*words, "-o", "straight.h5", cwd=tmp_path, **env)
     rng = random.Random(5)
     rows, killed = 0, 0
-    for _ in range(60):
+    for _ in range(8):
         process = subprocess.Popen([*UCL, *words, "-o", "f.h5", "--resume"], cwd=tmp_path, env={**ENV, **env}, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 60
         while process.poll() is None and rows_done(tmp_path) == rows and time.monotonic() < end:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1))
+        time.sleep(rng.uniform(0, 0.5))
         process.kill()
         process.wait()
         if (tmp_path / "f.h5").exists():
             break
-        assert not (tmp_path / "f.h5").exists()
         assert rows_done(tmp_path) >= rows
         killed += rows_done(tmp_path) > rows
         rows = rows_done(tmp_path)
+    if not (tmp_path / "f.h5").exists():
+        ucl(*words, "-o", "f.h5", "--resume", cwd=tmp_path, **env)
     assert killed >= 3
     assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "straight.h5").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", "straight.h5"]

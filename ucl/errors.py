@@ -6,6 +6,7 @@
     |-- InputMissing         66  a file, folder or list that is not there or holds nothing
     |-- Unavailable          69  a device or an optional package that was asked for
     |-- OutputRefused        73  the output exists; somebody else committed first or holds the lock
+    |   `-- Busy             73  another process is writing the same unfinished file
     |-- StorageError         74  a read or write that failed, a full disk
     |-- PlanFinished         76  past the plan's end: nothing left to do
     |-- NotPermitted         77  permission denied
@@ -65,6 +66,10 @@ class OutputRefused(UclError):
     """The output exists already, or another process was first (exit 73)."""
 
     exit_code = 73
+
+
+class Busy(OutputRefused):
+    """Another process is writing that very unfinished file (exit 73)."""
 
 
 class StorageError(UclError):

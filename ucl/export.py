@@ -64,7 +64,8 @@ def state_dict(model: Checkpoint, names: Names, layout: str, head: bool | None) 
     layout = names.choose(layout)
     along = wants_head(model, head)
     if along and not names.takes_head(layout):
-        raise UsageError(f"--layout {layout}: the last layer of {names.backbone} is no linear one, as the head is", "--no-head, or --layout ucl")
+        raise UsageError(f"--layout {layout}: the last layer of {names.backbone} is not linear with a bias, as the head is",
+                         "--no-head, or --layout ucl")
     tensors = {k: v for k, v in model.model.items() if k.startswith("backbone.") or (along and k in HEAD)}
     return StateDict(encode(names, layout, tensors), layout, names.remark(layout))
 

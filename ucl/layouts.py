@@ -90,8 +90,9 @@ class Names:
         return layout
 
     def takes_head(self, layout: str) -> bool:
-        """Whether the twin computes what our head computes: SqueezeNet's last layer is a convolution before a ReLU and a mean."""
-        return layout == "ucl" or not self.backbone.startswith("squeezenet")
+        """Whether the twin computes what our head computes: SqueezeNet's last layer is a convolution before a ReLU and a mean,
+        MaxViT's has no bias."""
+        return layout == "ucl" or not self.backbone.startswith(("squeezenet", "maxvit"))
 
     @property
     def _head(self) -> str:

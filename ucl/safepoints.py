@@ -187,8 +187,8 @@ class SafePoints:
     def _keep(self, state: Checkpoint, labels: Labels, digest: str) -> None:
         """A disk that is full does not end an epoch: what is finished goes on, and a line says that nothing is kept."""
         try:
-            self.train.parent.mkdir(exist_ok=True)
             if self.labels_file is not None and self._labels_kept != digest:
+                self.labels_file.parent.mkdir(exist_ok=True)
                 _save(dataclasses.replace(labels), self.labels_file)
                 self._labels_kept = digest
             _save(state, self.train)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ucl.errors import DataError, OutputRefused, StorageError
+from ucl.errors import Busy, DataError, OutputRefused, StorageError
 from ucl.formats.atomic import _UNSUPPORTED, AtomicFile, _fsync, explain
 from ucl.formats.digest import as_bytes
 from ucl.formats.layout import STATUS
@@ -30,10 +30,6 @@ from ucl.formats.writer import ArtifactWriter
 ROWS, MARKS = "/features", "/samples/status"
 _NOTE_LIMIT = 1 << 16
 _PENDING = STATUS["PENDING"]
-
-
-class Busy(OutputRefused):
-    """Another process is writing that very partial file."""
 
 
 class KeptRows(FileArtifact):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ucl import device
 from ucl.context import Context
-from ucl.errors import StorageError, UsageError
+from ucl.errors import Busy, StorageError, UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
 from ucl.front.create import drawn, read_images
@@ -157,7 +157,7 @@ def write_features(step: Step, images: Any, model: Any, context: Context, runtim
 
 def _open_partial(where: str, run: RunDir | None, *, force: bool, resume: bool) -> PartialFile | None:
     """The file whose finished rows are kept; None for a stream, or if another process is writing the same file."""
-    from ucl.formats.partial import Busy, PartialFile
+    from ucl.formats.partial import PartialFile
 
     partial = partial_of(where, run)
     if partial is None:

@@ -104,14 +104,14 @@ def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, chos
     if resume and beside is None:
         raise UsageError("--resume: nothing is kept of what goes to a stream", "name the file: -o FILE")
     safe = SafePoints(beside, every=every, strict=resume) if beside is not None else None
-    if safe is not None and not resume:
-        safe.forget()
     found, context = load_input(labels, None, "labels", common)
     checkpoint = load(Path(model), "ucl/checkpoint") if model else session.load_model(run, run.newest)  # type: ignore[arg-type,union-attr]
     pictures = open_images(images, None, checkpoint, {k: v for k, v in chosen.items() if v}, common, runtime) if images else session.load_images(run)  # type: ignore[arg-type]
     context = dataclasses.replace(context, method="", epoch=checkpoint.progress.get("epoch", 0), generation=-1)
     step = session.step_of(context, "train-epoch", "", given)
     context = session.with_flags(context, "train-epoch", given)
+    if safe is not None and not resume:
+        safe.forget()
     with Progress("ucl train-epoch", common) as progress:
         made = perform(step, {"images": pictures, "model": checkpoint, "labels": found}, context, runtime, progress, safe)
     with open_output(where, force=force) as out:

@@ -26,15 +26,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); 
     "cluster": ("cluster", "Cluster features into pseudo-labels: PCA, whitening, L2, k-means.", "The alternation"),
     "purify": ("purify", "Purify pseudo-labels: keep each cluster's nearest members, dissolve small clusters.", "The alternation"),
     "train-epoch": ("train_epoch", "Train one epoch on pseudo-labels; in a run directory, commit the next generation.", "The alternation"),
-    "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn.", "Measuring"),
+    "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn, linear.", "Measuring"),
     "targets": ("targets", "Write the true classes as a labels file, for a supervised topline.", "Measuring"),
+    "convert": ("convert", "Convert features and labels from and to NumPy, CSV and foreign HDF5.", "Files in and out"),
     "view": ("view", "List rows as TSV or JSON lines: which image is in which cluster, at what distance.", "Looking at files"),
     "info": ("info", "Describe ucl files: type, sizes, how they were made.", "Looking at files"),
     "validate": ("validate", "Check files: header, schema, sizes, end mark; --full: every byte.", "Looking at files"),
     "digest": ("digest", "Print the content digest: equal content, equal digest, whoever wrote it when and where.", "Looking at files"),
     "doctor": ("doctor", "Show versions, GPU, threads, and where temporary files go.", "This machine"),
 }
-GROUPS = ("Runs", "The alternation", "Measuring", "Looking at files", "This machine")
+GROUPS = ("Runs", "The alternation", "Measuring", "Files in and out", "Looking at files", "This machine")
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 AT_ONCE = frozenset(COMMANDS) - {"init", "run", "train-epoch"}
 
@@ -98,7 +99,7 @@ def name_of(argv: list[str]) -> str:
     words = [a for a in argv if not a.startswith("-")]
     if not words or words[0] not in COMMANDS:
         return "ucl"
-    part = f" {words[1]}" if words[0] == "evaluate" and len(words) > 1 and words[1] in ("clusters", "knn") else ""
+    part = f" {words[1]}" if words[0] == "evaluate" and len(words) > 1 and words[1] in ("clusters", "knn", "linear") else ""
     return f"ucl {words[0]}{part}"
 
 

@@ -29,7 +29,7 @@ def truth_of(features: Any, targets: str | None) -> tuple[list[str], NDArray[np.
     return true_classes(features.samples, targets)
 
 
-def knn_inputs(run: RunDir | None, features: str | None, test: str | None, from_run: bool, common: Common,
+def frozen_inputs(run: RunDir | None, features: str | None, test: str | None, from_run: bool, common: Common,
                runtime: device.Runtime) -> tuple[Any, Any]:
     """(features, test features or None).
 

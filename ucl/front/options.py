@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any
@@ -53,6 +53,22 @@ _MACHINE = {
 }
 _SEED = {"seed": Annotated[int | None, typer.Option("--seed", help="Seed of every random draw; in a run directory the one that "
                                                     "init recorded. Default: 0.", metavar="N")]}
+
+
+def words(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell completes an option's value from."""
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+
+
+def among(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of a few words.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if value is not None and value not in known:
+        raise UsageError(f"{name}: found {value!r}, wanted one of {', '.join(known)}")
+
 
 OutputOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Output file, written whole or not at all; "
                                                   "- is standard output.")]

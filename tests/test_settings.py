@@ -212,7 +212,7 @@ def test_assignments() -> None:
     ("", "--set : wanted VERB.KEY=VALUE, as in cluster.k=100", ""),
     ("clutser.k=5", "--set clutser.k=5: unknown verb 'clutser'", "did you mean cluster?"),
     ("train.lr=5", "--set train.lr=5: unknown verb 'train'", "did you mean train-epoch?"),
-    ("zzz.k=5", "--set zzz.k=5: unknown verb 'zzz'", "known: plan, init, extract, cluster, purify, train-epoch, evaluate-knn"),
+    ("zzz.k=5", "--set zzz.k=5: unknown verb 'zzz'", "known: plan, init, extract, cluster, purify, train-epoch, evaluate-knn, evaluate-linear"),
     ("train-epoch.lrr=5", "--set train-epoch.lrr=5: unknown setting 'lrr'", "did you mean lr?"),
     ("plan.epoch=5", "--set plan.epoch=5: unknown setting 'epoch'", "did you mean epochs?"),
     ("cluster.k=five", "--set cluster.k=five: k: found 'five', wanted int", ""),

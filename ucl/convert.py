@@ -7,7 +7,6 @@ be float32's own or ``narrow`` must be said.  Nothing is guessed: labels are who
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl import foreign, tabular
-from ucl.artifacts import BAD_IMAGE, FLAGS, NOT_FINITE, OK, UNREADABLE, Features, Labels, Samples
+from ucl.artifacts import BAD_IMAGE, FLAGS, NOT_FINITE, OK, UNREADABLE, Features, Labels, Samples, Stored
 from ucl.context import Context
 from ucl.errors import DataError, UsageError
 from ucl.foreign import Found, Rows
 from ucl.names import require_plain
+from ucl.store import chain, header_of, save
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Table:
         paths: (N,) S, or None.
         columns: flag, distance, score, weight of labels, as far as there are.
         model: Features' words about themselves (model, weights, layer, transform); empty for foreign ones.
-        provenance: JSON texts, oldest first.
+        origin: the ucl file it comes from; None for foreign ones.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Table:
     paths: NDArray[np.bytes_] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     model: dict[str, str] = field(default_factory=dict)
-    provenance: list[str] = field(default_factory=list)
+    origin: Stored | None = None
 
 
 def from_foreign(found: Found, labelled: bool | None, *, narrow: bool) -> Table:
@@ -155,7 +155,7 @@ def from_artifact(file: Any) -> Table:
     columns = {key: file.read(f"/{key}") for key in foreign.EXTRAS if f"/{key}" in file.names} if main == "/labels" else {}
     rows = Rows(file.name, shape, dtype, lambda: file.rows(main, foreign.step_of(shape, dtype.itemsize)))
     names = ("model", "weights-sha256", "layer", "transform")
-    return Table(file.kind, rows, paths, columns, {k: str(file.attrs.get(k) or "") for k in names}, list(file.provenance))
+    return Table(file.kind, rows, paths, columns, {k: str(file.attrs.get(k) or "") for k in names}, header_of(file))
 
 
 def foreign_hdf5(file: Any) -> Found:
@@ -181,8 +181,6 @@ def write_hdf5(table: Table, out: IO[bytes], provenance: list[str]) -> int:
     samples = None if table.paths is None else Samples(table.paths, np.full(n, OK, np.uint8))
     context = Context(images=n, samples_digest=samples.digest if samples is not None else "")
     if table.kind == "ucl/labels":
-        from ucl.store import save
-
         extra = table.columns
         if samples is not None and "flag" in extra:
             samples.status[extra["flag"] == BAD_IMAGE] = UNREADABLE
@@ -264,7 +262,4 @@ def _write_csv(table: Table, mark: str, out: IO[bytes], columns: dict[str, NDArr
 
 def provenance(table: Table, settings: dict[str, Any]) -> list[str]:
     """The table's steps and this one."""
-    from ucl.artifacts import Stored
-    from ucl.store import chain
-
-    return chain("convert", json.loads(json.dumps(settings)), 0, [Stored(provenance=table.provenance)] if table.provenance else [], "cpu", 0)
+    return chain("convert", settings, 0, [table.origin] if table.origin is not None else [], "cpu", 0)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ucl.front.options import Common, ForceOption, OutputOption, command, words
+from ucl.front.options import Common, ForceOption, OutputOption, command
 
 EXAMPLE = "ucl convert embeddings.npy --images photos/ -o features.h5"
 
@@ -15,16 +15,16 @@ _KINDS = ("features", "labels")
 
 
 @command()
-def main(source: Annotated[str | None, typer.Argument(metavar="IN", help="npy, npz, CSV, TSV or HDF5, told by content; - is standard input.",
+def main(source: Annotated[str | None, typer.Argument(metavar="INPUT", help="npy, npz, CSV, TSV or HDF5, told by content; - is standard input.",
                                                       show_default=False)] = None, *,
-         from_: Annotated[str | None, typer.Option("--from", metavar="|".join(_FORMATS), autocompletion=words(_FORMATS), help="Format of IN; "
+         from_: Annotated[str | None, typer.Option("--from", metavar="|".join(_FORMATS), help="Format of INPUT; "
                                                    "needed for a pipe of anything but HDF5.")] = None,
-         to: Annotated[str | None, typer.Option("--to", metavar="|".join(_FORMATS), autocompletion=words(_FORMATS), help="Format of the output. "
+         to: Annotated[str | None, typer.Option("--to", metavar="|".join(_FORMATS), help="Format of the output. "
                                                 "Default: by its ending; HDF5 to standard output.")] = None,
-         as_: Annotated[str | None, typer.Option("--as", metavar="|".join(_KINDS), autocompletion=words(_KINDS), help="What the array is. Default: "
+         as_: Annotated[str | None, typer.Option("--as", metavar="|".join(_KINDS), help="What the array is. Default: "
                                                  "labels if it is one column of whole numbers.")] = None,
          array: Annotated[str | None, typer.Option("--array", metavar="NAME", help="Which array of an npz, or dataset of an HDF5 file.")] = None,
-         paths: Annotated[str | None, typer.Option("--paths", metavar="FILE", help="Names of the rows, one per line, where IN has none.")] = None,
+         paths: Annotated[str | None, typer.Option("--paths", metavar="FILE", help="Names of the rows, one per line, where INPUT has none.")] = None,
          images: Annotated[str | None, typer.Option("--images", metavar="IMAGES", help="The same from an images.h5, a folder or digits.")] = None,
          narrow: Annotated[bool, typer.Option("--narrow", help="Round numbers that float32 does not hold, instead of refusing them.")] = False,
          all_: Annotated[bool, typer.Option("--all", help="Labels to npz or CSV: also flag, distance, score and weight.")] = False,

@@ -38,7 +38,7 @@ def opened(given: str | None, form: str | None) -> Iterator[tuple[str, IO[bytes]
         DataError: empty, or of no known format.
     """
     if given is None and not stdin_is_data():
-        raise UsageError("no input: give a file, or pipe one in with --from FORMAT")
+        raise UsageError("no input: found no INPUT and no data on standard input", "ucl convert INPUT -o OUT, or pipe it in with --from FORMAT")
     if given in (None, "-"):
         with os.fdopen(os.dup(standard_input("data")), "rb") as source:
             regular = stat.S_ISREG(os.fstat(source.fileno()).st_mode)
@@ -129,9 +129,9 @@ def attach(table: Table, paths: str | None, images: str | None) -> None:
     if paths is None and images is None:
         return
     if paths is not None and images is not None:
-        raise UsageError("--paths and --images: give one of them")
+        raise UsageError("--paths and --images: give one of them", "leave one out")
     if table.paths is not None:
-        raise UsageError(f"{table.rows.name}: its rows have names; --paths and --images name rows that have none")
+        raise UsageError(f"{table.rows.name}: its rows have names", "--paths and --images are for rows that have none; ucl align changes their order")
     names: Names = read_names(Path(paths)) if paths is not None else list_of(images, None).path
     where = str(paths if paths is not None else images)
     if len(names) != table.rows.shape[0]:

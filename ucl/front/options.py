@@ -7,10 +7,11 @@ is written twice.  The function receives what was really given as ``given`` (fie
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any
@@ -55,11 +56,6 @@ _SEED = {"seed": Annotated[int | None, typer.Option("--seed", help="Seed of ever
                                                     "init recorded. Default: 0.", metavar="N")]}
 
 
-def words(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """What a shell completes an option's value from."""
-    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
-
-
 def among(name: str, value: str | None, known: tuple[str, ...]) -> None:
     """Refuse a value that is not one of a few words.
 
@@ -67,7 +63,8 @@ def among(name: str, value: str | None, known: tuple[str, ...]) -> None:
         UsageError: it is another.
     """
     if value is not None and value not in known:
-        raise UsageError(f"{name}: found {value!r}, wanted one of {', '.join(known)}")
+        near = difflib.get_close_matches(value.lower(), known, n=1)
+        raise UsageError(f"{name}: found {value!r}, wanted one of {', '.join(known)}", near[0] if near else known[0])
 
 
 OutputOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Output file, written whole or not at all; "

@@ -209,6 +209,15 @@ def npz(tmp_path: Path, **arrays: Any) -> Path:
     return tmp_path / "x.npz"
 
 
+def test_npy_of_either_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign, "BLOCK", 100)
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype("f4")
+    for array in (x, np.asfortranarray(x), x.astype(">f4"), x[:, 0]):
+        np.save(tmp_path / "x.npy", array)
+        with (tmp_path / "x.npy").open("rb") as file:
+            assert (read_npy(file, "x").rows.collect() == array).all()
+
+
 def test_npz_of_several_arrays(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).standard_normal((6, 2)), np.arange(6)
     path = npz(tmp_path, a=x, b=np.asfortranarray(x), y=y, note="text", paths=np.array(list("uvwxyz")))

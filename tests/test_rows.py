@@ -82,9 +82,10 @@ CHOICES = {"some": [3, 7, 8, 20, 59], "all": list(range(N)), "one": [0], "order"
 
 
 @pytest.mark.parametrize("which", CHOICES)
-@pytest.mark.parametrize("block", [64, 4 << 20])
-def test_features(tmp_path: Path, which: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("block", "dense"), [(64, 4), (4 << 20, 4), (64, 0), (64, 1000)])
+def test_features(tmp_path: Path, which: str, block: int, dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "BLOCK", block)
+    monkeypatch.setattr(rows, "DENSE", dense)
     whole, at = features(), np.array(CHOICES[which])
     made = taken(stored(whole, tmp_path / "f.h5"), at, tmp_path / "o.h5")
     assert made.features.tobytes() == whole.features[at].tobytes()

@@ -1,7 +1,7 @@
 """NumPy arrays and foreign HDF5 datasets as rows in blocks; memory does not grow with the number of rows.
 
-``.npy`` files are mapped; members of an ``.npz`` are read as a stream of bytes, compressed or not.  Object arrays are
-pickles and never read.  What is written depends on the values alone: no time stamps, and the same bytes to a file and
+``.npy`` files are read as they lie (mapped, if in Fortran order), members of an ``.npz`` as a stream of bytes, compressed
+or not.  Object arrays are pickles and never read.  What is written depends on the values alone: no time stamps, and the same bytes to a file and
 down a pipe.
 """
 
@@ -100,7 +100,7 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
 
 
 def read_npy(file: IO[bytes], name: str) -> Found:
-    """A .npy file, mapped.
+    """A .npy file; C order is read as it lies, Fortran order mapped.
 
     Args:
         file: a seekable file.  name: for messages.
@@ -116,8 +116,21 @@ def read_npy(file: IO[bytes], name: str) -> Found:
         raise DataError(f"{name}: truncated: ends after {size} of {wanted} bytes", "the writer or the copy did not finish: make the file again")
     if not wanted - at:
         return Found(Rows(name, shape, dtype, lambda: iter(())))
-    array = np.memmap(file, dtype, "r", at, shape, order="F" if fortran else "C")
-    return Found(Rows(name, shape, dtype, lambda: in_blocks(array)))
+    if fortran and len(shape) > 1:
+        array = np.memmap(file, dtype, "r", at, shape, order="F")
+        return Found(Rows(name, shape, dtype, lambda: in_blocks(array)))
+    return Found(Rows(name, shape, dtype, lambda: _read_blocks(file.fileno(), name, at, shape, dtype)))
+
+
+def _read_blocks(fd: int, name: str, at: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """Rows as they lie in a file from byte ``at``; read, not mapped, so that what has gone by takes no memory."""
+    row, step = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64)), step_of(shape, dtype.itemsize)
+    for start in range(0, shape[0] if shape else 0, step):
+        rows = min(step, shape[0] - start)
+        data = os.pread(fd, rows * row, at + start * row)
+        if len(data) != rows * row:
+            raise DataError(f"{name}: truncated while it was read", "make the file again")
+        yield np.frombuffer(data, dtype).reshape(rows, *shape[1:])
 
 
 def read_npz(file: IO[bytes], name: str, wanted: str | None) -> Found:

@@ -24,6 +24,9 @@ from ucl.store import chain, header_of, recipe
 BLOCK = 4 << 20
 """Bytes of rows handled at a time."""
 
+DENSE = 4
+"""Ascending rows that are more than one in so many are read with all that lies between them."""
+
 FILL: Mapping[str, float] = {"/labels": -1, "/flag": BAD_IMAGE, "/weight": 0, "/history/labels": -1, "/pred": -1, "/samples/status": MISSING}
 """What a row that is not there gets; NaN in other floats."""
 
@@ -158,7 +161,8 @@ def _taken(file: Any, name: str, rows: NDArray[np.int64]) -> Iterator[NDArray[An
     entry = file.entry(name)
     step = max(1, BLOCK // max(1, entry.nbytes // max(1, entry.rows)))
     ascending = not len(rows) or (rows[0] >= 0 and bool((np.diff(rows) > 0).all()))
-    if ascending and (file.streaming or entry.offset is None or entry.stored != entry.dtype):
+    dense = len(rows) * DENSE > entry.rows
+    if ascending and (dense or file.streaming or entry.offset is None or entry.stored != entry.dtype):
         yield from _passing(file, name, rows, step)
         return
     values = file.read(name) if file.streaming else file.mapped(name)

@@ -27,7 +27,7 @@ def bash(script: Path, line: str, cwd: Path | None = None, **env: str) -> list[s
     """What bash would offer for the last word of a line (a trailing space: a new word)."""
     words = line.split(" ")
     code = (f'source {script}\nCOMP_WORDS=({" ".join(repr(w) for w in words)})\nCOMP_CWORD={len(words) - 1}\n'
-            '$(complete -p ucl | sed "s/.*-F \\([^ ]*\\) .*/true/")\n_ucl_completion ucl\nprintf "%s\\n" "${COMPREPLY[@]}"')
+            '_ucl_completion ucl\nprintf "%s\\n" "${COMPREPLY[@]}"')
     done = subprocess.run(["bash", "--norc", "-c", code], capture_output=True, text=True, cwd=cwd, env=environment(**env), check=True)
     assert done.stderr == ""
     return [w for w in done.stdout.splitlines() if w]

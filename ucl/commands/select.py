@@ -13,7 +13,6 @@ from ucl.front.options import Common, ForceOption, OutputOption, command
 EXAMPLE = "ucl select photos/ --long-tail 64 -o long-tail.txt"
 
 _ORDERS = ("name", "size", "random")
-_FLAGS = ("KEPT", "CUT_BY_DISTANCE", "DROPPED_BY_VOTE", "PULLED_BACK", "DISSOLVED", "BAD_IMAGE")
 
 
 @command(seed=True)
@@ -38,6 +37,7 @@ def main(source: Annotated[str | None, typer.Argument(metavar="INPUT", help="Fea
          list_: Annotated[bool, typer.Option("--list", help="Print paths, one per line, instead of HDF5; so does -o FILE.txt.")] = False,
          output: OutputOption = None, force: ForceOption = False, common: Common) -> int:
     """Select rows."""
+    from ucl.formats.layout import FLAG
     from ucl.front.options import among
     from ucl.front.selection import Choice, of_file, of_folder, run_list
     from ucl.keys import Key
@@ -45,9 +45,9 @@ def main(source: Annotated[str | None, typer.Argument(metavar="INPUT", help="Fea
 
     among("--class-order", class_order, _ORDERS)
     for name in flag or []:
-        among("--flag", name, _FLAGS)
+        among("--flag", name, tuple(FLAG))
     key = Key(common.seed or 0, stage="select")
-    choice = Choice(rows, paths, glob or [], cluster or [], [_FLAGS.index(f) for f in flag or []], ok, sample, key)
+    choice = Choice(rows, paths, glob or [], cluster or [], [FLAG[f] for f in flag or []], ok, sample, key)
     profile = None
     if per_class is not None or long_tail is not None:
         profile = _profile(per_class, long_tail, class_order, targets, key)

@@ -14,8 +14,6 @@ from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.targets import true_classes
 
-ORDERS = ("name", "size", "random")
-
 
 def profile(size: NDArray[np.int64], per_class: int | None, ratio: float) -> NDArray[np.int64]:
     """Images of each class, from the first, which has the most, to the last: floor(n * ratio^(-c / (C - 1))), at least 1.

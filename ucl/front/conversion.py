@@ -19,7 +19,6 @@ from ucl.front.streams import standard_input, stdin_is_data
 from ucl.names import Names, read_names, require_plain
 from ucl.tabular import read_csv
 
-FORMATS = ("h5", "npy", "npz", "csv", "tsv")
 ENDINGS = {".h5": "h5", ".hdf5": "h5", ".npy": "npy", ".npz": "npz", ".csv": "csv", ".tsv": "tsv"}
 KINDS = ("ucl/features", "ucl/labels")
 

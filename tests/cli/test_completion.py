@@ -1,9 +1,9 @@
 """ucl completion: the scripts, driven by the shells themselves where they are installed."""
 
 import os
+import resource
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ def test_bash_leaves_files_to_the_shell(script: Path) -> None:
 
 
 def test_it_is_quick_and_imports_nothing_heavy(script: Path, tmp_path: Path) -> None:
-    """0.3 s, Python included; best of several."""
+    """0.3 s of one core, Python included, however busy the machine is; best of several."""
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     out = tmp_path / "modules.txt"
     for line in ("ucl ", "ucl init --backbone c", "ucl cluster --", "ucl convert --from ", "ucl select --class-order "):
@@ -64,9 +64,10 @@ def test_it_is_quick_and_imports_nothing_heavy(script: Path, tmp_path: Path) -> 
     best = 9.0
     env = environment(_UCL_COMPLETE="complete_bash", COMP_WORDS="ucl cluster --empty ", COMP_CWORD="3")
     for _ in range(9):
-        began = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([UCL], env=env, capture_output=True, text=True, check=True)
-        best = min(best, time.monotonic() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.stdout.split() == ["leave", "relocate", "error"]
         if best <= 0.3 * SLACK:
             break

@@ -33,7 +33,7 @@ def modules_of(folder: Path, *args: object, cwd: Path | None = None, stdin: byte
     (hook / "sitecustomize.py").write_text(HOOK)
     out = folder / "modules.txt"
     out.unlink(missing_ok=True)
-    env = environment(PYTHONPATH=str(hook), MODULES_TO=str(out))
+    env = environment(PYTHONPATH=f"{hook}:{Path(package.__file__).parents[1]}", MODULES_TO=str(out))
     with (folder / "out").open("wb") as stdout:
         done = subprocess.run([UCL, *map(str, args)], cwd=cwd or folder, env=env, input=stdin or b"", stdout=stdout, stderr=subprocess.PIPE,
                               timeout=120, check=False)
@@ -73,7 +73,9 @@ def test_torch_free_commands(small: Path, features: Path, labels: Path, tmp_path
     cases = {("info", labels): "faiss", ("validate", "--full", labels): "faiss", ("view", labels): "faiss", ("digest", labels): "faiss",
              ("status", small): "faiss", ("purify", labels, "-f", "-o", "out.h5"): "faiss",
              ("evaluate", "clusters", labels): "faiss", ("cluster", features, "-k", 3, "-f", "-o", "out.h5"): "",
-             ("evaluate", "knn", features): "", ("targets", small / "images.h5", "-f", "-o", "out.h5"): "faiss"}
+             ("evaluate", "knn", features): "", ("evaluate", "linear", features, "--folds", 2): "", ("diff", labels, labels): "faiss",
+             ("convert", features, "-f", "-o", "out.npy"): "faiss", ("select", features, "--rows", "0:3", "-f", "-o", "out.h5"): "faiss",
+             ("align", labels, "--to", features, "-f", "-o", "out.h5"): "faiss", ("targets", small / "images.h5", "-f", "-o", "out.h5"): "faiss"}
     for words, also in cases.items():
         found = modules_of(tmp_path, *words)
         assert "ucl.formats.reader" in found, words
@@ -107,8 +109,8 @@ def test_public_names_are_frozen() -> None:
 
 
 def test_commands_are_frozen() -> None:
-    assert list(COMMANDS) == ["init", "run", "status", "extract", "cluster", "purify", "train-epoch", "evaluate", "targets", "import", "export",
-                              "view", "info", "validate", "digest", "doctor"]
+    assert list(COMMANDS) == ["init", "pack", "run", "status", "extract", "cluster", "purify", "train-epoch", "evaluate", "targets", "import",
+                              "export", "convert", "select", "align", "view", "info", "diff", "validate", "digest", "completion", "doctor"]
     assert {group for _, _, group in COMMANDS.values()} == set(GROUPS)
 
 
@@ -184,6 +186,7 @@ def test_a_bug_is_one_line_and_a_traceback_on_demand(ucl: Runner, small: Path) -
 
 def test_names_in_messages() -> None:
     assert name_of(["evaluate", "knn", "x.h5"]) == "ucl evaluate knn"
+    assert name_of(["evaluate", "linear", "x.h5"]) == "ucl evaluate linear"
     assert name_of(["--help"]) == name_of(["nothing"]) == name_of([]) == "ucl"
     assert name_of(["train-epoch", "-j", "2"]) == "ucl train-epoch"
 

@@ -123,7 +123,7 @@ def test_the_parser_refuses() -> None:
     parse(["cluster", "-k", "3", "features.h5"])
     parse(["evaluate", "knn", "--test", "photos/test"])
     parse(["init", "deepcluster"], whole=False)
-    for wrong in (["nothing"], ["cluster", "--nothing"], ["cluster", "-k", "x"], ["evaluate", "linear"], ["status", "a", "b"],
+    for wrong in (["nothing"], ["cluster", "--nothing"], ["cluster", "-k", "x"], ["evaluate", "nonlinear"], ["status", "a", "b"],
                   ["init", "deepcluster"]):
         with pytest.raises(AssertionError):
             parse(wrong)

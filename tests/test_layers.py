@@ -20,17 +20,21 @@ LAYERS: dict[str, int] = {
     "ucl.models": 1, "ucl.networks": 1, "ucl.batches": 1, "ucl.layouts": 1, "ucl.weights": 1, "ucl.pretrained": 1,
     "ucl.sources": 1, "ucl.pixels": 1, "ucl.packing": 1, "ucl.spool": 1, "ucl.safepoints": 1,
     "ucl.samplers": 1, "ucl.agreement": 1, "ucl.kmeans": 1, "ucl.pca": 1, "ucl.targets": 1,
+    "ucl.names": 1, "ucl.foreign": 1, "ucl.tabular": 1, "ucl.rows": 1,
     "ucl.extract": 2, "ucl.cluster": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.export": 2, "ucl.evaluate": 2,
+    "ucl.convert": 2, "ucl.select": 2, "ucl.align": 2, "ucl.diff": 2,
     "ucl.methods": 3,
     "ucl.run": 4, "ucl.rundir": 4,       # a run directory knows how long its plan is, so it stands above methods
     "ucl.front": 5, "ucl.commands": 5,
     "ucl.cli": 6, "ucl.__main__": 6,
 }
-VERBS = ("ucl.extract", "ucl.cluster", "ucl.purify", "ucl.train_epoch", "ucl.evaluate", "ucl.export")
+VERBS = ("ucl.extract", "ucl.cluster", "ucl.purify", "ucl.train_epoch", "ucl.evaluate", "ucl.export", "ucl.convert", "ucl.select", "ucl.align",
+         "ucl.diff")
 # What is still to be mended; an entry that is no longer needed fails too.
 LONG: set[str] = set()
 SILENT: set[str] = set()
-TRUTH = {"ucl.commands.evaluate", "ucl.front.evaluation", "ucl.commands.targets", "ucl.front.walking", "ucl.evaluate.truth"}
+TRUTH = {"ucl.commands.evaluate", "ucl.front.evaluation", "ucl.commands.targets", "ucl.front.walking", "ucl.evaluate.truth",
+         "ucl.commands.select", "ucl.evaluate.profile"}
 
 
 def module_of(path: Path) -> str:

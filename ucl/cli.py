@@ -5,6 +5,7 @@ A command's module is imported when that command is called: ``ucl --help`` and c
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -27,17 +28,24 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); 
     "cluster": ("cluster", "Cluster features into pseudo-labels: PCA, whitening, L2, k-means.", "The alternation"),
     "purify": ("purify", "Purify pseudo-labels: keep each cluster's nearest members, dissolve small clusters.", "The alternation"),
     "train-epoch": ("train_epoch", "Train one epoch on pseudo-labels; in a run directory, commit the next generation.", "The alternation"),
-    "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn.", "Measuring"),
+    "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn, linear.", "Measuring"),
     "targets": ("targets", "Write the true classes as a labels file, for a supervised topline.", "Measuring"),
-    "import": ("import_", "Make a checkpoint of weights from outside: PyTorch or safetensors.", "Weights in and out"),
-    "export": ("export", "Write a checkpoint's weights for other programs: PyTorch, safetensors, ONNX.", "Weights in and out"),
+    "import": ("import_", "Make a checkpoint of weights from outside: PyTorch or safetensors.", "Files in and out"),
+    "export": ("export", "Write a checkpoint's weights for other programs: PyTorch, safetensors, ONNX.", "Files in and out"),
+    "convert": ("convert", "Convert features and labels from and to NumPy, CSV and foreign HDF5.", "Files in and out"),
+    "select": ("select", "Take some rows: by number, name, cluster, flag, at random, or with a long tail over the classes.", "Files in and out"),
+    "align": ("align", "Put the rows of features or labels in the order of another list, by name.", "Files in and out"),
     "view": ("view", "List rows as TSV or JSON lines: which image is in which cluster, at what distance.", "Looking at files"),
     "info": ("info", "Describe ucl files: type, sizes, how they were made.", "Looking at files"),
+    "diff": ("diff", "Say what differs between two files: datasets, rows, labels up to renumbering.", "Looking at files"),
     "validate": ("validate", "Check files: header, schema, sizes, end mark; --full: every byte.", "Looking at files"),
     "digest": ("digest", "Print the content digest: equal content, equal digest, whoever wrote it when and where.", "Looking at files"),
+    "completion": ("completion", "Print the script that completes ucl's command lines in bash, zsh or fish.", "This machine"),
     "doctor": ("doctor", "Show versions, GPU, threads, and where temporary files go.", "This machine"),
 }
-GROUPS = ("Runs", "The alternation", "Measuring", "Weights in and out", "Looking at files", "This machine")
+COMPLETE = "_UCL_COMPLETE"
+"""Set by the completion scripts: print what completes the command line in COMP_WORDS, and run nothing."""
+GROUPS = ("Runs", "The alternation", "Measuring", "Files in and out", "Looking at files", "This machine")
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 AT_ONCE = frozenset(COMMANDS) - {"init", "run", "train-epoch"}
 
@@ -55,6 +63,10 @@ def build(name: str) -> Any:
         app.command(name, help=COMMANDS[name][1], epilog=epilog.format(module.EXAMPLE, name))(module.main)
     made = typer.main.get_command(app)
     made.name = name
+    if COMPLETE in os.environ:
+        from ucl.front.completion import complete_values
+
+        complete_values(made)
     return made
 
 
@@ -70,7 +82,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         import difflib
 
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"no command {args[0]!r}" + (f"; did you mean {near[0]}?" if near else "; ucl --help lists them"))
         return super().resolve_command(ctx, args)
@@ -101,12 +113,16 @@ def name_of(argv: list[str]) -> str:
     words = [a for a in argv if not a.startswith("-")]
     if not words or words[0] not in COMMANDS:
         return "ucl"
-    part = f" {words[1]}" if words[0] == "evaluate" and len(words) > 1 and words[1] in ("clusters", "knn") else ""
+    part = f" {words[1]}" if words[0] == "evaluate" and len(words) > 1 and words[1] in ("clusters", "knn", "linear") else ""
     return f"ucl {words[0]}{part}"
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    if COMPLETE in os.environ:
+        with contextlib.suppress(Exception):  # a command line that makes no sense has no completion
+            app(prog_name="ucl", standalone_mode=False)
+        sys.exit(0)
     stop.install()
     name = name_of(sys.argv[1:])
     code = _guarded(name)

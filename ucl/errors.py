@@ -114,7 +114,7 @@ class Stopped(UclError):
 
 EXIT_STATUS: dict[int, str] = {
     0: "done; bad images that --on-error skip let pass are reported and flagged, and are no error",
-    1: "status --done: not done",
+    1: "status --done: not done; diff: the contents differ",
     2: "usage: unknown option, wrong value, k larger than the number of images, HDF5 to a terminal",
     65: "bad data: truncated, empty pipe, corrupt, stale, mismatched images, non-finite values, unreadable images",
     66: "an input file, folder or list is missing or empty",

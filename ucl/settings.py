@@ -290,6 +290,30 @@ class KnnSettings(Settings):
 
 
 @dataclass(frozen=True)
+class LinearSettings(Settings):
+    """`ucl evaluate linear`: a linear classifier on frozen features."""
+
+    solver: str = option("lbfgs", "lbfgs: logistic regression to convergence; sgd: one layer by SeLa's protocol, 36 epochs",
+                         choices=("lbfgs", "sgd"), source="scikit-learn LogisticRegression; SeLa, released code")
+    c: str = option("1", "lbfgs: inverse strength of the L2 penalty; auto: chosen by cross-validation on the training images",
+                    source="scikit-learn's default; DeepCluster chose its probes' by cross-validation")
+    scale: str = option("standard", "standard: every dimension to mean 0 and variance 1 of the training images; l2: every row "
+                        "to unit length; none", choices=("standard", "l2", "none"))
+    folds: int = option(5, "folds of the cross-validation, without --test and for auto", low=2)
+    iterations: int = option(1000, "lbfgs: most iterations", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.c != "auto":
+            try:
+                good = 0 < float(self.c) < math.inf
+            except ValueError:
+                good = False
+            if not good:
+                raise UsageError(f"c: found {self.c!r}, wanted a number above 0, or auto")
+
+
+@dataclass(frozen=True)
 class MachineSettings(Settings):
     """Frozen by `init` because they can change the last bits of a result."""
 
@@ -331,6 +355,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "train-epoch": TrainSettings,
     "import": ImportSettings,
     "evaluate-knn": KnnSettings,
+    "evaluate-linear": LinearSettings,
 }
 
 BESIDE = frozenset({"import"})

@@ -105,7 +105,7 @@ def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
                         "cluster the features of this image list")
     theirs = labels.samples
     if theirs is not None and theirs.digest != mine.digest:
-        raise DataError(f"{where}: {theirs.unlike(mine)}", "cluster the features of this image list")
+        raise DataError(f"{where}: {theirs.unlike(mine)}", "cluster the features of this image list; ucl align puts labels in its order")
     return replace(labels, samples=mine) if theirs is None else labels
 
 

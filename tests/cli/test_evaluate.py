@@ -80,3 +80,35 @@ def test_images_without_classes(ucl: Runner, photos: Path, tmp_path: Path) -> No
     told = ucl("evaluate", "knn", "f.h5", cwd=tmp_path, stdout="pipe")
     assert (told.code, told.out) == (65, b"")
     assert told.lines[0] == "ucl evaluate knn: error: truth: the images lie in no class folders"
+
+
+def test_linear(ucl: Runner, small: Path, features: Path, photos: Path, tmp_path: Path) -> None:
+    given = ucl("evaluate", "linear", features, "--folds", 4, "--json", stdout="pipe").json["metrics"]
+    here = ucl("evaluate", "linear", "--folds", 4, "--json", cwd=small, stdout="pipe").json["metrics"]
+    assert given == here
+    assert given["linear_top1"]["n"] == 24
+    assert given["linear_top1"]["protocol"] == "logistic, C=1, standardised, 4-fold"
+    assert given["converged"]["value"] == 1
+    seeded = ucl("evaluate", "linear", features, "--folds", 4, "--seed", 0, "--json", stdout="pipe").json["metrics"]
+    assert seeded == given
+    test = ucl("evaluate", "linear", "--test", photos, "--json", cwd=small, stdout="pipe").json["metrics"]
+    files = ucl("evaluate", "linear", features, "--test", features, "--json", stdout="pipe").json["metrics"]
+    assert test["linear_top1"]["value"] == files["linear_top1"]["value"] == 1.0
+    assert "train/test" in test["linear_top1"]["protocol"]
+    auto = ucl("evaluate", "linear", features, "--test", features, "--c", "auto", "--folds", 3, "-o", tmp_path / "e.h5", stdout="pipe")
+    assert auto.code == 0, auto.err
+    assert "chosen of 8 by 3-fold" in auto.text
+    assert read(tmp_path / "e.h5", "ucl/evaluation").value("linear_top1") == 1.0
+    sgd = ucl("evaluate", "linear", features, "--test", features, "--solver", "sgd", "--json", stdout="pipe").json["metrics"]
+    assert sgd["linear_top1"]["protocol"] == "SeLa's sgd, standardised, train/test"
+
+
+def test_linear_mistakes(ucl: Runner, features: Path, photos: Path, tmp_path: Path) -> None:
+    for code, told, words in ((2, "c: found 'much', wanted a number above 0, or auto", ["--c", "much"]), (2, "folds", ["--folds", 1]),
+                              (2, "solver: found 'svm'", ["--solver", "svm"]), (2, "a folder needs a model", ["--test", photos]),
+                              (65, "expected at least 30", ["--folds", 30])):
+        result = ucl("evaluate", "linear", features, *words, "-o", "e.h5", cwd=tmp_path, stdout="pipe")
+        assert (result.code, result.out) == (code, b""), result.err
+        assert result.lines[0].startswith("ucl evaluate linear: error: ")
+        assert told in result.lines[0]
+        assert not (tmp_path / "e.h5").exists()

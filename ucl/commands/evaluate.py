@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +13,11 @@ from ucl.front.options import Common, ForceOption, JsonOption, OutputOption, com
 
 EXAMPLE = "ucl evaluate knn"
 PARTS = {"clusters": "Compare pseudo-labels with true classes: ACC, purity, NMI, AMI, ARI.",
-         "knn": "Classify each image by its nearest neighbours: leave-one-out, or a test set."}
+         "knn": "Classify each image by its nearest neighbours: leave-one-out, or a test set.",
+         "linear": "Classify each image by a linear layer on its features: cross-validation, or a test set."}
 PART_EXAMPLES = {"clusters": "ucl extract --model model.h5 | ucl cluster -k 10 | ucl evaluate clusters",
-                 "knn": "ucl evaluate knn --test photos/test"}
+                 "knn": "ucl evaluate knn --test photos/test",
+                 "linear": "ucl evaluate linear --test photos/test --c auto"}
 
 
 @command()
@@ -55,23 +58,59 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
     return _show(evaluate_clusters(usable, truth), output, json_, force=force)
 
 
+FeaturesArgument = Annotated[str | None, typer.Argument(metavar="FEATURES", help="Features; - is standard input. Default in a run directory: "
+                                                        "the newest model's.", show_default=False)]
+TestOption = Annotated[str | None, typer.Option("--test", metavar="FOLDER|FEATURES", help="Test images (in a run directory) or their "
+                                                "features. Default: leave one out; linear: cross-validation.")]
+TestSplitOption = Annotated[str | None, typer.Option("--test-split", metavar="NAME", help="Part of a released data set, for --test. Default: "
+                                                     "its test part.")]
+TestTargetsOption = Annotated[str | None, typer.Option("--test-targets", metavar="FILE", help="As --targets, for --test.")]
+
+
 @command("evaluate-knn", machine=True)
-def knn(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help="Features; - is standard input. Default in a run directory: "
-                                                       "the newest model's.", show_default=False)] = None, *,
-        test: Annotated[str | None, typer.Option("--test", metavar="FOLDER|FEATURES", help="Test images (in a run directory) or their "
-                                                 "features. Default: leave one out.")] = None,
-        test_split: Annotated[str | None, typer.Option("--test-split", metavar="NAME", help="Part of a released data set, for --test. Default: "
-                                                       "its test part.")] = None,
-        targets: TargetsOption = None,
-        test_targets: Annotated[str | None, typer.Option("--test-targets", metavar="FILE", help="As --targets, for --test.")] = None,
-        labels: LabelsOption = None,
+def knn(features: FeaturesArgument = None, *, test: TestOption = None, test_split: TestSplitOption = None, targets: TargetsOption = None,
+        test_targets: TestTargetsOption = None, labels: LabelsOption = None,
         output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
         given: dict[str, Any], common: Common) -> int:
     """Classify by nearest neighbours."""
-    from ucl.context import Context
     from ucl.evaluate.knn import evaluate_knn
+
+    frozen = _frozen("evaluate-knn", features, test, test_split, targets, test_targets, labels, given, common)
+    found = evaluate_knn(frozen.train, frozen.truth, frozen.settings, test=frozen.test, threads=frozen.runtime.threads)
+    return _show(found, output, json_, force=force)
+
+
+@command("evaluate-linear", machine=True, seed=True)
+def linear(features: FeaturesArgument = None, *, test: TestOption = None, test_split: TestSplitOption = None,
+           targets: TargetsOption = None, test_targets: TestTargetsOption = None, labels: LabelsOption = None,
+           output: OutputOption = None, force: ForceOption = False, json_: JsonOption = False,
+           given: dict[str, Any], common: Common) -> int:
+    """Classify by a linear layer."""
+    from ucl.evaluate.linear import evaluate_linear
+
+    frozen = _frozen("evaluate-linear", features, test, test_split, targets, test_targets, labels, given, common)
+    found = evaluate_linear(frozen.train, frozen.truth, frozen.settings, test=frozen.test, seed=frozen.seed, runtime=frozen.runtime)
+    return _show(found, output, json_, force=force)
+
+
+@dataclass
+class _Frozen:
+    """Frozen features with their classes, the test set if there is one, and how to evaluate them."""
+
+    train: Any
+    truth: Any
+    test: tuple[Any, Any] | None
+    settings: Any
+    seed: int
+    runtime: Any
+
+
+def _frozen(verb: str, features: str | None, test: str | None, test_split: str | None, targets: str | None, test_targets: str | None,
+            labels: str | None, given: dict[str, Any], common: Common) -> _Frozen:
+    """What knn and linear are about: features given or extracted now, classes under one numbering."""
+    from ucl.context import Context
     from ucl.front import session
-    from ucl.front.evaluation import knn_inputs, known_labels, origin_of, truth_of
+    from ucl.front.evaluation import frozen_inputs, known_labels, origin_of, truth_of
     from ucl.front.streams import stdin_is_data
     from ucl.rundir import RunDir
     from ucl.targets import join
@@ -79,14 +118,16 @@ def knn(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help=
     known_labels(labels)
     run = RunDir.here()
     from_run = features is None and run is not None and not stdin_is_data()
-    runtime = session.runtime_for(run, common, torch=from_run)
-    train, tested, of_test = knn_inputs(run, features, test, test_split, from_run, common, runtime)
-    settings: Any = session.step_of(run.context() if run is not None else Context(), "evaluate-knn", "", given).settings
+    context = run.context() if run is not None else Context()
+    settings: Any = session.step_of(context, verb, "", given).settings
+    runtime = session.runtime_for(run, common, torch=from_run or getattr(settings, "solver", "") == "sgd")
+    seed = common.seed if common.seed is not None else context.seed
+    train, tested, of_test = frozen_inputs(run, features, test, test_split, from_run, common, runtime)
     known = truth_of(train, targets, labels, origin_of(run, train.samples))
     if tested is None:
-        return _show(evaluate_knn(train, known[1], settings, test=None, threads=runtime.threads), output, json_, force=force)
+        return _Frozen(train, known[1], None, settings, seed, runtime)
     a, b = join(known, truth_of(tested, test_targets, labels, of_test))
-    return _show(evaluate_knn(train, a, settings, test=(tested, b), threads=runtime.threads), output, json_, force=force)
+    return _Frozen(train, a, (tested, b), settings, seed, runtime)
 
 
 def _show(found: Any, output: str | None, as_json: bool, *, force: bool) -> int:

@@ -44,11 +44,13 @@ def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSett
         DataError: classes of another length, features of other dimensions, a usable row that is not finite,
             or fewer than one voter for each image.
     """
-    x, y, out = _labelled(features, truth)
+    x, y, out = labelled(features, truth)
+    x = unit_rows(x)
     protocol = "leave-one-out"
     queries, classes = x, y
     if test is not None:
-        queries, classes, more = _labelled(*test)
+        queries, classes, more = labelled(*test)
+        queries = unit_rows(queries)
         out, protocol = out + more, "train/test"
         if queries.shape[1] != x.shape[1]:
             raise DataError(f"/features: {queries.shape[1]} dimensions, expected {x.shape[1]} as in the "
@@ -77,9 +79,13 @@ def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _labelled(features: Features,
-              truth: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-    """Unit rows (n, D), classes (n,) of the usable images of known class, and the number of others."""
+def labelled(features: Features,
+             truth: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+    """Rows (n, D), classes (n,) of the usable images of known class, and the number of others.
+
+    Raises:
+        DataError: classes of another length, a usable row that is not finite, or no such image.
+    """
     if truth.shape != (len(features.features),):
         raise DataError(f"targets: {truth.shape} rows, expected {len(features.features)} as in /features",
                         "give one class for every image of the list")
@@ -88,7 +94,7 @@ def _labelled(features: Features,
     if not len(rows):
         raise DataError(f"none of {len(truth)} images is usable and of known class",
                         "give the classes of these images")
-    return unit_rows(features.features[rows]), truth[rows].astype(np.int64), len(truth) - len(rows)
+    return features.features[rows], truth[rows].astype(np.int64), len(truth) - len(rows)
 
 
 def _vote(x: NDArray[np.float32], y: NDArray[np.int64], queries: NDArray[np.float32], k: int, tau: float, *,

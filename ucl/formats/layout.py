@@ -123,13 +123,15 @@ INTEGRITY: tuple[Item, ...] = (
 
 _PATH = Item("/samples/path", ("N",), "S", False, help="path of each image below the root")
 _PATH_REQUIRED = Item("/samples/path", ("N",), "S", True, help=_PATH.help)
-_PARENT = Item("/samples/parent_row", ("N",), "i8", False, help="row in the list of origin")
+_PARENT = Item("/samples/parent_row", ("N",), "i8", False, help="row in the file it was taken from; -1 for none")
 _STATUS = Item("/samples/status", ("N",), "u1", False, trailing=True, enum=STATUS,
                help="whether each image could be used")  # fmt: skip
 _SIZE = Item("/samples/size", ("N",), "u8", False, trailing=True, help="bytes of the image file")
 _HEIGHT = Item("/samples/height", ("N",), "u4", False, trailing=True, help="upright height of each image in pixels")
 _WIDTH = Item("/samples/width", ("N",), "u4", False, trailing=True, help="upright width of each image in pixels")
 _CRC = Item("/samples/crc32", ("N",), "u4", False, trailing=True, help="CRC-32 of the image file")
+
+_PARENT_DIGEST = Attr("parent-digest", "S", "where there is parent_row: samples-digest of the list of origin")
 
 FEATURES = FileType(
     "ucl/features",
@@ -148,6 +150,7 @@ FEATURES = FileType(
         Attr("layer", "S", "where the features were taken"),
         Attr("transform", "S", "image preparation: JSON"),
         Attr("normalized", "S", "none or l2"),
+        _PARENT_DIGEST,
     ),
     aliases={"/train": "/features"},
     help="one feature vector per image",
@@ -178,6 +181,7 @@ LABELS = FileType(
         Item("/pred", ("E", "N"), "i4", False, help="predictions of an ensemble"),
         _STATUS,
     ),
+    attrs=(_PARENT_DIGEST,),
     help="one cluster per image",
 )
 
@@ -218,6 +222,7 @@ IMAGES = FileType(
         Attr("root", "S", "folder the paths are relative to, or archive; informative"),
         Attr("path-escaping", "S", "none or percent"),
         Attr("record", "S", "form of what lies at /samples/offset: image, or raw pixels as planes:32"),
+        _PARENT_DIGEST,
     ),
     help="the frozen list of images of a run",
 )

@@ -51,8 +51,8 @@ def known_labels(labels: str | None) -> None:
         raise UsageError(f"--labels: found {labels!r}, wanted {' or '.join(LABEL_SETS)}", "CIFAR-100 has fine and coarse classes")
 
 
-def knn_inputs(run: RunDir | None, features: str | None, test: str | None, split: str | None, from_run: bool, common: Common,
-               runtime: device.Runtime) -> tuple[Any, Any, str]:
+def frozen_inputs(run: RunDir | None, features: str | None, test: str | None, split: str | None, from_run: bool, common: Common,
+                  runtime: device.Runtime) -> tuple[Any, Any, str]:
     """(features, test features or None, what the test images come from as far as it is known).
 
     ``split`` is the part of a released data set that is tested on; its test part where none is named.

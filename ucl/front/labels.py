@@ -30,7 +30,7 @@ def load_input(given: str | None, run: RunDir | None, what: str, common: Common,
     artifact = load(source, f"ucl/{what}", name)
     belongs = joins or artifact.foreign or bool(artifact.context.method)
     if run is not None and belongs and artifact.samples is not None and artifact.samples.digest != run.config.samples_digest:
-        raise DataError(f"{name}: {artifact.samples.unlike(list_of(None, run)[0])}", "use this run directory's own features")
+        raise DataError(f"{name}: {artifact.samples.unlike(list_of(None, run)[0])}", "use its own; ucl align puts rows in its order, by name")
     context = session.context_of(artifact, run, common, name, joins=joins)
     if run is not None and context.method:
         if given is None and source != 0:

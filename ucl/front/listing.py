@@ -70,3 +70,21 @@ def is_hdf5(path: str) -> bool:
     from ucl.sources.records import begins
 
     return begins(path, len(HDF5)) == HDF5
+
+
+def names_in(source: str | None, run: RunDir | None) -> Samples:
+    """Samples of features, labels or an image list in a file, of a folder, archive or data set, digits, or of the run directory's
+    list; status all OK.
+
+    Raises:
+        UsageError: nothing was named.  DataError: a file that names no samples.
+    """
+    from ucl.formats.reader import open_artifact
+    from ucl.rows import samples_of
+
+    if source is None and run is None:
+        raise UsageError("no list: found no run directory and no --to", "--to FILE")
+    if source is None or not is_hdf5(source):
+        return list_of(source, run)[0]
+    with open_artifact(Path(source), ("ucl/images", "ucl/features", "ucl/labels")) as file:
+        return samples_of(file)

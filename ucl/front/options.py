@@ -7,6 +7,7 @@ is written twice.  The function receives what was really given as ``given`` (fie
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import types
 import typing
@@ -61,6 +62,18 @@ CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", he
 _COMPUTE = {"precision": PrecisionOption, "compile": CompileOption}
 _SEED = {"seed": Annotated[int | None, typer.Option("--seed", help="Seed of every random draw; in a run directory the one that "
                                                     "init recorded. Default: 0.", metavar="N")]}
+
+
+def among(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of a few words.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if value is not None and value not in known:
+        near = difflib.get_close_matches(value.lower(), known, n=1)
+        raise UsageError(f"{name}: found {value!r}, wanted one of {', '.join(known)}", near[0] if near else known[0])
+
 
 OutputOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Output file, written whole or not at all; "
                                                   "- is standard output.")]

@@ -92,7 +92,8 @@ def test_flags_are_used_and_noted(ucl: Runner, small: Path, tmp_path: Path) -> N
 
 def test_layers_and_maps(ucl: Runner, photos: Path, tmp_path: Path) -> None:
     words = ["extract", photos, "--backbone", "convnet", "--sobel", "--size", 16]
-    for name, flags, d, layer in (("a", ["--layer", "conv3"], 128, "conv3, mean"), ("b", ["--layer", "conv3", "--map", "grid-2"], 512, "conv3, grid-2"),
+    for name, flags, d, layer in (("a", ["--layer", "conv3"], 128, "conv3, mean"),
+                                  ("b", ["--layer", "conv3", "--map", "grid-2"], 512, "conv3, grid-2"),
                                   ("c", ["--layer", "trunk.12", "--map", "flatten"], 1024, "trunk.12, flatten"),
                                   ("d", ["--layer", "fc"], 256, "fc"), ("e", [], 256, "last, before its ReLU")):
         result = ucl(*words, *flags, "-o", name, cwd=tmp_path)

@@ -168,6 +168,24 @@ def test_outside_a_run_directory_a_verb_has_its_own_defaults() -> None:
     assert step_for(Context(overrides={"cluster.k": "5"}), "cluster").settings.k == 0
 
 
+@pytest.mark.parametrize("method", ["deepcluster", "persistent"])
+@pytest.mark.parametrize("size", [32, 224])
+def test_behind_a_sobel_filter_there_is_no_jitter(method: str, size: int) -> None:
+    """DeepCluster's views are cropped and mirrored only; without the filter colour is a shortcut, and the jitter hides it."""
+    large = Context(method, images=1_281_167, size=size)
+    with_colour = step_for(large, "train-epoch").settings
+    assert (with_colour.jitter_p, with_colour.grey_p, with_colour.batch, with_colour.lr) == (0.8, 0.2, 256, 0.05)
+    assert step_for(large, "cluster").settings.k == 10_000
+    for text, grey in (("true", 0.0), ("True", 0.0), ("1", 0.0), ("false", 0.2)):
+        found = step_for(on(large, overrides={"init.sobel": text}), "train-epoch").settings
+        assert (found.jitter_p, found.grey_p) == (0.8 if grey else 0.0, grey)
+        assert (found.crop_scale, found.flip) == (with_colour.crop_scale, 0.5)
+    by_hand = on(large, overrides={"init.sobel": "true", "train-epoch.grey_p": "0.5"})
+    assert step_for(by_hand, "train-epoch").settings.grey_p == 0.5
+    if size == 224:
+        assert (with_colour.crop_scale, with_colour.weight_decay) == ((0.08, 1.0), 1e-5)
+
+
 def test_a_verb_the_method_does_not_use() -> None:
     assert step_for(SMALL, "purify") == Step("purify", PurifySettings(), (), ())
     context = on(SMALL, overrides={"purify.keep_nearest": "0.5", "evaluate-knn.neighbors": "3"})

@@ -85,6 +85,20 @@ def test_three_epochs_four_ways(tmp_path: Path, method: str) -> None:
     assert not set(digests(other).values()) & set(wanted.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("--backbone", "alexnet-32", "--sobel", "--precision", "bf16"), ("--compile",)], ids=["alexnet", "compiled"])
+def test_dropout_bf16_and_compiled_networks(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Dropout is keyed, bf16 rounds alike, and a batch is compiled the same whichever batches came before it."""
+    if "--compile" in words and not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    legs = [make(tmp_path / name, *words, "--set", "train-epoch.epoch_length=0.2", "--set", "extract.batch=200") for name in ("run", "shell")]
+    ucl("run", cwd=legs[0])
+    pipe(LOOP, legs[1])
+    wanted = digests(legs[0])
+    assert len(wanted) == 5
+    assert digests(legs[1]) == wanted
+
+
 def ucl_alone(verb: str, cwd: Path) -> None:
     """A verb whose standard streams carry no data works in work/."""
     done = subprocess.run([*UCL, verb], cwd=cwd, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -9,7 +9,8 @@ def test_text_and_json(ucl: Runner) -> None:
     assert (facts["schema"], facts["ucl"]) == ("ucl.doctor/1", package.__version__)
     for key in ("torch", "hdf5", "gpus", "cuda", "threads", "tmpdir", "tmpdir free bytes", "backbones", "python", "numpy", "h5py"):
         assert key in facts
-    assert "convnet" in facts["backbones"]
+    assert {"convnet", "alexnet-bn"} <= set(facts["backbones"])
+    assert {"convnext_tiny", "vgg16_bn"} <= set(facts["torchvision models"])
     result = ucl("doctor", stdout="pipe")
     assert (result.code, result.err) == (0, "")
     lines = dict(line.split(None, 1) for line in result.text.splitlines())

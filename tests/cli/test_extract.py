@@ -1,5 +1,6 @@
 """ucl extract: features, and which of the standard streams they go to."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -87,6 +88,30 @@ def test_flags_are_used_and_noted(ucl: Runner, small: Path, tmp_path: Path) -> N
     assert np.allclose(np.maximum(plain.features, 0), relu.features, atol=1e-5)
     assert relu.context.overrides["extract.final_relu"] == "True"
     assert "extract.final_relu" not in plain.context.overrides
+
+
+def test_layers_and_maps(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    words = ["extract", photos, "--backbone", "convnet", "--sobel", "--size", 16]
+    for name, flags, d, layer in (("a", ["--layer", "conv3"], 128, "conv3, mean"),
+                                  ("b", ["--layer", "conv3", "--map", "grid-2"], 512, "conv3, grid-2"),
+                                  ("c", ["--layer", "trunk.12", "--map", "flatten"], 1024, "trunk.12, flatten"),
+                                  ("d", ["--layer", "fc"], 256, "fc"), ("e", [], 256, "last, before its ReLU")):
+        result = ucl(*words, *flags, "-o", name, cwd=tmp_path)
+        assert result.code == 0, result.err
+        found = read(tmp_path / name)
+        assert (found.features.shape, found.layer) == ((24, d), layer)
+        assert json.loads(found.transform)["sobel"] is True
+    a, b, e, d = (read(tmp_path / name).features for name in "abed")
+    assert np.allclose(b.reshape(24, 128, 4).mean(2), a, atol=1e-5)
+    assert np.allclose(np.maximum(e, 0), d, atol=1e-5)
+
+
+def test_precision_outside_a_run_directory(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    for name, flags in (("a", []), ("b", ["--precision", "bf16"])):
+        assert ucl("extract", photos, "--backbone", "convnet", "--size", 16, *flags, "-o", name, cwd=tmp_path).code == 0
+    a, b = (read(tmp_path / name) for name in "ab")
+    assert 0 < np.abs(a.features - b.features).max() < 0.05 * a.features.std()
+    assert json.loads(b.provenance[-1])["settings"]["precision"] == "bf16"
 
 
 def test_bad_rows_keep_their_place(ucl: Runner, photos: Path, tmp_path: Path) -> None:

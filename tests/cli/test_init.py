@@ -50,6 +50,27 @@ def test_json_and_what_is_set_by_hand(ucl: Runner, photos: Path, tmp_path: Path)
     assert 'keep = "all"' in config
 
 
+def test_precision_and_compilation_are_recorded(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    """bf16 holds for pipe and run alike, and the pipe of commands needs no flag for it; another precision by hand warns."""
+    words = ["init", "deepcluster", photos, "--size", 16, "--set", "cluster.k=3", "--set", "cluster.pca=4", "--epochs", 2, "-j", 1]
+    for name in ("pipe", "run"):
+        assert ucl(*words, "-o", name, "--precision", "bf16", cwd=tmp_path).code == 0
+    assert ucl(*words, "-o", "compiled", "--compile", cwd=tmp_path).code == 0
+    assert ucl(*words, "-o", "plain", cwd=tmp_path).code == 0
+    assert 'precision = "bf16"\ncompile = false\n' in (tmp_path / "pipe/ucl.toml").read_text()
+    assert "compile = true\n" in (tmp_path / "compiled/ucl.toml").read_text()
+    assert [r.code for r in ucl.pipe(["extract"], ["cluster"], ["train-epoch"], cwd=tmp_path / "pipe")] == [0, 0, 0]
+    for name in ("run", "plain"):
+        assert ucl("run", "--limit", 1, cwd=tmp_path / name).code == 0
+    pipe, run, plain = (read(tmp_path / name / "model.h5").model for name in ("pipe", "run", "plain"))
+    assert all((pipe[k] == run[k]).all() for k in pipe)
+    assert any((plain[k] != run[k]).any() for k in plain)
+    result = ucl("extract", "--precision", "float32", "-o", "f.h5", cwd=tmp_path / "run")
+    assert result.code == 0
+    assert result.lines[0] == "ucl extract: warning: precision float32, the run directory was made with bf16: results differ"
+    assert "compile: the run has False, asked for True" in ucl("run", "deepcluster", photos, "-o", tmp_path / "plain", "--compile").err
+
+
 def test_same_seed_same_model_other_seed_other_model(ucl: Runner, photos: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert ucl("init", "deepcluster", photos, "-o", name, "--seed", seed, "-q", cwd=tmp_path).err == ""

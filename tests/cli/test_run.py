@@ -79,6 +79,23 @@ def test_the_plan_as_shell_lines_does_what_run_does(ucl: Runner, small: Path, tm
         assert all((same[k] == found[k]).all() for k in same)
 
 
+def test_dry_run_of_another_network(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    """The network's own view size and normalisation; behind a Sobel filter no jitter; a layer's own dimension."""
+    words = ["run", "deepcluster", photos, "-o", "new", "--backbone", "alexnet-bn", "--sobel", "--precision", "bf16", "--no-compile", "-n"]
+    found = tomllib.loads(ucl(*words, "--toml", cwd=tmp_path, stdout="pipe").text)
+    assert (found["precision"], found["compile"], found["size"]) == ("bf16", False, 224)
+    assert (found["init"]["size"], found["init"]["mean"], found["init"]["sobel"]) == (224, [0.485, 0.456, 0.406], True)
+    assert (found["train-epoch"]["jitter_p"], found["train-epoch"]["grey_p"]) == (0, 0)
+    assert found["train-epoch"]["crop_scale"] == [0.08, 1.0]
+    text = ucl(*words, cwd=tmp_path, stdout="pipe").text
+    assert "--precision bf16 --no-compile" in text
+    assert f"# memory: {24 * 4096 * 4 / 1000:.0f} KB of features" in text
+    assert "--jitter-p 0.0 --grey-p 0.0" in text
+    small = ucl("run", "deepcluster", photos, "-o", "new", "--set", "extract.layer=conv2", "-n", cwd=tmp_path, stdout="pipe").text
+    assert f"# memory: {24 * 128 * 4 / 1000:.0f} KB of features" in small
+    assert list(tmp_path.iterdir()) == [photos]
+
+
 def test_dry_run_toml(ucl: Runner, digits: Path) -> None:
     found = tomllib.loads(ucl("run", "--dry-run", "--toml", cwd=digits, stdout="pipe").text)
     assert (found["method"], found["threads"], found["cluster"]["k"], found["cluster"]["iterations"]) == ("deepcluster", 1, 60, 5)

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import h5py
+import numpy as np
+import pytest
+
 from cli.harness import Runner, tree
 from ucl import read
 
@@ -32,6 +36,27 @@ def test_a_supervised_epoch(ucl: Runner, small: Path) -> None:
     results = ucl.pipe(["targets"], ["train-epoch"], cwd=small)
     assert [r.code for r in results] == [0, 0], [r.err for r in results]
     assert read(small / "epochs/0002/labels.h5").labels.tolist() == WANTED
+
+
+@pytest.mark.parametrize(("backbone", "epochs", "best"), [("convnet", 2, 0.9), pytest.param("alexnet-32", 4, 0.9, marks=pytest.mark.slow)])
+def test_a_supervised_run_learns(ucl: Runner, tmp_path: Path, backbone: str, epochs: int, best: float) -> None:
+    """Behind a Sobel filter, on two thirds of the digits; the head must then know the others (chance is 0.1)."""
+    assert ucl("init", "deepcluster", "digits", "-o", "run", "--backbone", backbone, "--sobel", "-j", 1, "--set", "train-epoch.head=kept",
+               cwd=tmp_path).code == 0
+    run = tmp_path / "run"
+    assert ucl("targets", "-o", tmp_path / "all.h5", cwd=run).code == 0
+    truth = read(tmp_path / "all.h5").labels
+    held = np.arange(len(truth)) % 3 == 0
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["labels"] = np.where(held, -1, truth)
+    for _ in range(epochs):
+        assert ucl("train-epoch", tmp_path / "part.h5", cwd=run).code == 0
+    assert ucl("extract", "--final-relu", "-o", tmp_path / "f.h5", cwd=run).code == 0
+    model, features = read(run / "model.h5"), read(tmp_path / "f.h5").features
+    logits = features @ model.model["head.weight"].T + model.model["head.bias"]
+    assert (logits.argmax(1) == truth)[held].mean() > best
+    start = read(run / "epochs" / f"{epochs - 1:04d}" / "model.h5").model
+    assert all((model.model[k] == start[k]).all() for k in start if "sobel" in k)
 
 
 def test_digits(ucl: Runner, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_supervised_epoch(ucl: Runner, small: Path) -> None:
 def test_a_supervised_run_learns(ucl: Runner, tmp_path: Path, backbone: str, epochs: int, best: float) -> None:
     """Behind a Sobel filter, on two thirds of the digits; the head must then know the others (chance is 0.1)."""
     assert ucl("init", "deepcluster", "digits", "-o", "run", "--backbone", backbone, "--sobel", "-j", 1, "--set", "train-epoch.head=kept",
-               "--set", "train-epoch.lr=0.1", cwd=tmp_path).code == 0
+               cwd=tmp_path).code == 0
     run = tmp_path / "run"
     assert ucl("targets", "-o", tmp_path / "all.h5", cwd=run).code == 0
     truth = read(tmp_path / "all.h5").labels

@@ -150,18 +150,18 @@ def network(name: str = "convnet") -> Any:
     return untrained(name, SIDE, 0)
 
 
-def run_directory(scale: Scale, name: str, epochs: int, *more: str) -> Path:
-    """A new run directory of the folder: ``ucl init deepcluster``; K leaves 50 images a cluster."""
+def run_directory(scale: Scale, name: str, epochs: int, method: str = "deepcluster") -> Path:
+    """A new run directory of the folder: ``ucl init``; K leaves 50 images a cluster."""
     made = scale.work / name
-    ucl("init", "deepcluster", str(folder(scale)), "-o", str(made), "--epochs", str(epochs), "--keep", "all", "-j", str(scale.threads),
-        "--seed", "0", "--set", f"cluster.k={scale.images // 50}", *more, cwd=scale.work)
+    ucl("init", method, str(folder(scale)), "-o", str(made), "--epochs", str(epochs), "--keep", "all", "-j", str(scale.threads),
+        "--seed", "0", "--set", f"cluster.k={scale.images // 50}", cwd=scale.work)
     return made
 
 
-def trained(scale: Scale) -> Path:
+def trained(scale: Scale, method: str) -> Path:
     """A run directory after four epochs; made once in a run."""
-    made = scale.work / "trained"
+    made = scale.work / f"trained-{method}"
     if not made.is_dir():
-        run_directory(scale, "trained", 4)
+        run_directory(scale, made.name, 4, method)
         ucl("run", cwd=made)
     return made

@@ -158,10 +158,10 @@ def run_directory(scale: Scale, name: str, epochs: int, method: str = "deepclust
     return made
 
 
-def trained(scale: Scale, method: str) -> Path:
-    """A run directory after four epochs; made once in a run."""
+def trained(scale: Scale, method: str, epochs: int) -> Path:
+    """A run directory after so many epochs; made once in a run."""
     made = scale.work / f"trained-{method}"
     if not made.is_dir():
-        run_directory(scale, made.name, 4, method)
+        run_directory(scale, made.name, epochs, method)
         ucl("run", cwd=made)
     return made

@@ -53,7 +53,7 @@ def main(source: Annotated[str | None, typer.Argument(metavar="INPUT", help="Fea
         profile = _profile(per_class, long_tail, class_order, targets, key)
     source = run_list(source, RunDir.here())
     text = list_ or (output is not None and Path(output).suffix == ".txt")
-    if source != "-" and not Path(source).is_file():
+    if source != "-" and not is_hdf5(source):
         return of_folder(source, choice, profile, output, common, force=force)
     return of_file(source, choice, profile, output, common, force=force, text=text)
 

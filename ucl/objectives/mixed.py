@@ -106,8 +106,8 @@ def sampled(features: torch.Tensor, bank: Bank, columns: NDArray[np.int64], draw
     """An estimate of `exact` from some of the images, for a bank that may lie in another, larger memory than the features.
 
     The set is summed exactly; of the images outside, those drawn stand for all: their sum is scaled by how many they stand
-    for.  With all usable images drawn it is `exact`; where none was drawn from outside a set, the loss there is 0.  Memory: U rows of the bank, U the number of different images in
-    ``drawn`` and ``columns``, and about 20 * B * U bytes.
+    for.  With all usable images drawn it is `exact`; where none was drawn from outside a set, the loss there is 0.
+    Memory: U rows of the bank, U the number of different images in ``drawn`` and ``columns``, and about 20 * B * U bytes.
 
     Args:
         features: (B, P) of length 1.

@@ -65,6 +65,32 @@ def test_rows_without_label_or_class_are_left_out_and_counted() -> None:
     assert all(len(r[0]) <= 32 and len(r[5]) <= 64 for r in e.rows)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 50))
+def test_purity_before_after_and_by_flag(seed: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(-1, k, n).astype(np.int32)
+    raw[0] = 0
+    truth, flag = rng.integers(-1, 3, n), rng.integers(0, 5, n).astype(np.uint8)
+    truth[0] = flag[0] = 0
+    flag[raw < 0] = 5
+    labels = np.where(np.isin(flag, (0, 3)), raw, -1).astype(np.int32)
+    e = evaluate_clusters(labels, truth, raw=raw, flag=flag)
+    assert e.value("purity") == evaluate_clusters(labels, truth).value("purity")
+    assert e.value("purity_raw") == pytest.approx(evaluate_clusters(raw, truth).value("purity"))
+    found = {r[0]: (r[1], r[4]) for r in e.rows}
+    for value, name in enumerate(("kept", "cut_by_distance", "dropped_by_vote", "pulled_back", "dissolved", "bad_image")):
+        right = []
+        for i in range(n):
+            if flag[i] == value and raw[i] >= 0 and truth[i] >= 0:
+                classes = np.bincount(truth[(raw == raw[i]) & (truth >= 0)])
+                right.append(truth[i] == np.argmax(classes))
+        assert (f"purity_{name}" in found) == bool(right)
+        if right:
+            assert found[f"purity_{name}"] == (pytest.approx(np.mean(right)), len(right))
+    assert all(len(r[0]) <= 32 and len(r[5]) <= 64 for r in e.rows)
+
+
 def test_refuses() -> None:
     with pytest.raises(DataError, match="both"):
         evaluate_clusters(np.array([-1, 0], np.int32), np.array([0, -1]))

@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
     "ucl.sources": 1, "ucl.pixels": 1, "ucl.packing": 1, "ucl.spool": 1, "ucl.safepoints": 1,
     "ucl.samplers": 1, "ucl.agreement": 1, "ucl.kmeans": 1, "ucl.pca": 1, "ucl.targets": 1,
     "ucl.names": 1, "ucl.foreign": 1, "ucl.tabular": 1, "ucl.rows": 1,
-    "ucl.extract": 2, "ucl.cluster": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.export": 2, "ucl.evaluate": 2,
+    "ucl.extract": 2, "ucl.cluster": 2, "ucl.objectives": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.export": 2, "ucl.evaluate": 2,
     "ucl.convert": 2, "ucl.select": 2, "ucl.align": 2, "ucl.diff": 2,
     "ucl.methods": 3,
     "ucl.run": 4, "ucl.rundir": 4,       # a run directory knows how long its plan is, so it stands above methods

@@ -215,7 +215,7 @@ class Labels(Stored):
         labels: (N,) int32, -1 = in no cluster.
         flag: (N,) uint8, why a row has or lost its label (FLAGS).
         distance: (N,) float32 to the cluster's member mean; NaN without.
-        score: (N,) float32 vote share; NaN without.
+        score: (N,) float32 of the votes of past epochs; NaN without.
         weight: (N,) float32 in the loss.
         centroid, mean: (K, D) float32; size: (K,) int64; anchor: (K,) int64 row nearest to the mean, -1 if empty.
         pca: what led from features to the clustered space, if PCA was on.
@@ -251,6 +251,31 @@ class Labels(Stored):
         if self.size is not None:
             return len(self.size)
         return int(self.labels.max(initial=-1)) + 1
+
+    @property
+    def purified(self) -> bool:
+        """Whether `purify` has been here."""
+        return "purify" in self.info
+
+    def raw(self) -> NDArray[np.int32] | None:
+        """Labels (N,) int32 as they were clustered, which is the newest row of the history; None without a history.
+
+        Raises:
+            DataError: a history of other images or without epochs, or one whose newest row is of another clustering.
+        """
+        if self.history is None or not len(self.history):
+            return None
+        n, epochs = len(self.labels), self.history_epoch
+        if self.history.ndim != 2 or self.history.shape[1] != n or epochs is None or len(epochs) != len(self.history):
+            raise DataError(f"labels: /history/labels: shape {self.history.shape}, /history/epoch: {'missing' if epochs is None else epochs.shape}, "
+                            f"expected (H, {n}) and (H,)", "make the labels again, or leave /history out")
+        raw: NDArray[np.int32] = self.history[-1].astype(np.int32)
+        other = np.flatnonzero((self.labels >= 0) & (self.labels != raw))
+        if len(other):
+            row = int(other[0])
+            raise DataError(f"labels: row {row} is in cluster {self.labels[row]}, the newest row of /history/labels says {raw[row]}; "
+                            "expected the labels before purification", "append the raw labels to the history, or leave /history out")
+        return raw
 
     def title(self) -> str:
         return f"{self.k} clusters of {len(self.labels)} images, {int((self.labels >= 0).sum())} of them labelled"

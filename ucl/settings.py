@@ -218,8 +218,22 @@ class PurifySettings(Settings):
     """`ucl purify`: which pseudo-labels are kept."""
 
     keep_nearest: float = option(1.0, "share of each cluster's members kept, nearest to the member mean first",
-                                 low=0, high=1)
-    min_size: int = option(1, "clusters with fewer kept members are dissolved", low=1)
+                                 low=0, high=1, source="PCP: 1 - gamma; 0.5 in its plan, section on CPr")
+    min_size: int = option(1, "clusters with fewer members left are dissolved", low=1,
+                           source="PCP, released code: 2")
+    whole_up_to: int = option(0, "clusters with at most so many members are kept whole by --keep-nearest", low=0,
+                              source="PCP, released code: 5 before epoch 100, 0 from then on; the paper cuts all")
+    keep_cap: float = option(1.0, "never keep a larger share than this; 1 = no cap", low=0, high=1,
+                             source="PCP, released code: high-ratio 0.5 from epoch 100; its table II was made without")
+    early_return: bool = option(False, "stop at the first cluster of fewer than 2 members: it and all after it are dissolved",
+                                source="PCP, released code before epoch 100; the paper goes on")
+    votes: bool = option(False, "past epochs vote on who stays and who comes back; needs the history", source="PCP, section on CPs")
+    vote_history: int = option(15, "past epochs that vote, beside the present one", low=1,
+                               source="PCP: n = 15; 16 terms, as its released code; 14 = the paper's words")
+    vote_decay: float = option(0.8, "an epoch's vote weighs this much less than that of the epoch after it", low=0, high=1,
+                               source="PCP, released code: alpha 0.8; the paper says 0 to 1")
+    drop_below: float = option(0.0, "kept members with a lower score are dropped", source="PCP, section on CPs")
+    pull_back_from: float = option(3.0, "cut members with at least this score are pulled back", source="PCP, section on CPs")
 
 
 @dataclass(frozen=True)

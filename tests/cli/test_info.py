@@ -25,7 +25,7 @@ def test_json_of_every_kind(ucl: Runner, labels: Path, features: Path, small: Pa
     found = result.json
     assert found["schema"] == "ucl.info/1"
     assert [f["kind"] for f in found["files"]] == ["ucl/labels", "ucl/features", "ucl/checkpoint", "ucl/images"]
-    assert {"file", "kind", "title", "datasets", "context", "steps", "bad", "digest", "clusters", "samples-digest", "recipe-id",
+    assert {"file", "kind", "title", "datasets", "context", "steps", "bad", "digest", "clusters", "flags", "scores", "samples-digest", "recipe-id",
             "creator"} == set(found["files"][0])
     assert found["files"][0]["samples-digest"] == found["files"][1]["samples-digest"] == found["files"][3]["samples-digest"]
     assert found["files"][2]["context"]["method"] == "deepcluster"

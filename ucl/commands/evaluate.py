@@ -55,7 +55,8 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
             raise DataError(f"labels: {len(found.labels)} rows, the run directory has {len(samples)} images")
     _, truth = true_classes(samples, targets, classes, origin_of(run, samples))
     usable = np.where(samples.ok, found.labels, -1).astype(np.int32)
-    return _show(evaluate_clusters(usable, truth), output, json_, force=force)
+    raw = found.raw() if found.purified else None
+    return _show(evaluate_clusters(usable, truth, raw=raw, flag=found.flag), output, json_, force=force)
 
 
 FeaturesArgument = Annotated[str | None, typer.Argument(metavar="FEATURES", help="Features; - is standard input. Default in a run directory: "

@@ -38,6 +38,7 @@ def main(source: Annotated[str | None, typer.Argument(metavar="INPUT", help="Fea
          output: OutputOption = None, force: ForceOption = False, common: Common) -> int:
     """Select rows."""
     from ucl.formats.layout import FLAG
+    from ucl.front.listing import is_hdf5
     from ucl.front.options import among
     from ucl.front.selection import Choice, of_file, of_folder, run_list
     from ucl.keys import Key

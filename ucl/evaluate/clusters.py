@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl.agreement import nmi
-from ucl.artifacts import Evaluation
+from ucl.artifacts import FLAGS, Evaluation
 from ucl.context import Context
 from ucl.errors import DataError
 
 
-def evaluate_clusters(labels: NDArray[np.int32], truth: NDArray[np.int64], *,
-                      context: Context | None = None) -> Evaluation:
+def evaluate_clusters(labels: NDArray[np.int32], truth: NDArray[np.int64], *, context: Context | None = None,
+                      raw: NDArray[np.int32] | None = None, flag: NDArray[np.uint8] | None = None) -> Evaluation:
     """ACC, purity, NMI, AMI and ARI of labels against classes.
 
     Rows without a label or without a class take no part and are counted.  Memory: the table (K, C) int64; ACC
@@ -24,12 +24,15 @@ def evaluate_clusters(labels: NDArray[np.int32], truth: NDArray[np.int64], *,
         labels: labels (N,), -1 = in no cluster.
         truth: classes (N,), -1 = unknown.
         context: where in a plan the labels were made.
+        raw: labels (N,) before purification, and flag: (N,) what became of each row there; None where the labels were not purified.
 
     Returns:
         ``acc_one_to_one``: each class is given at most one cluster, the best matching; members of clusters
         that are given to none count as wrong.  ``purity``: each cluster is given its most frequent class.
         ``nmi_arithmetic``, ``nmi_geometric``, ``ami``, ``ari``; ``clusters``: those with members among the
-        rows; ``unlabelled`` and ``unknown``: rows left out.  The confusion table is (K, C), clusters by
+        rows; ``unlabelled`` and ``unknown``: rows left out.  With ``raw``: ``purity_raw``, that of the raw labels, and for each flag
+        that a row has ``purity_kept``, ``purity_cut_by_distance``, ...: the share of those rows whose class is the most frequent
+        one of their raw cluster, so that ``purity_raw`` is the mean over all of them.  The confusion table is (K, C), clusters by
         classes.
 
     Raises:
@@ -51,7 +54,30 @@ def evaluate_clusters(labels: NDArray[np.int32], truth: NDArray[np.int64], *,
     counts = (("clusters", (table.sum(axis=1) > 0).sum(), n), ("unlabelled", (labels < 0).sum(), len(labels)),
               ("unknown", ((truth < 0) & (labels >= 0)).sum(), len(labels)))
     rows += [(name, float(value), math.nan, math.nan, of, "count") for name, value, of in counts]
+    if raw is not None and flag is not None:
+        rows += _purity_by_flag(raw, flag, truth)
     return Evaluation(rows, table, context=context or Context())
+
+
+def _purity_by_flag(raw: NDArray[np.int32], flag: NDArray[np.uint8],
+                    truth: NDArray[np.int64]) -> list[tuple[str, float, float, float, int, str]]:
+    """Purity of the raw clusters, over all rows and over those of each flag."""
+    use = (raw >= 0) & (truth >= 0)
+    if not use.any():
+        return []
+    y, t, f = raw[use].astype(np.int64), truth[use], flag[use]
+    classes = int(t.max()) + 1
+    pair, count = np.unique(y * classes + t, return_counts=True)               # no table: of N clusters there may be N
+    best = pair[np.lexsort((pair, -count, pair // classes))]                  # by cluster, its most frequent class first
+    cluster, first = np.unique(best // classes, return_index=True)
+    right = t == (best % classes)[first][np.searchsorted(cluster, y)]
+    rows = [("purity_raw", float(right.mean()), math.nan, math.nan, len(y), "many clusters to one class, before purification")]
+    for value, name in enumerate(FLAGS):
+        n = int((f == value).sum())
+        if n:
+            share = float(right[f == value].mean())
+            rows.append((f"purity_{name.lower()}", share, math.nan, math.nan, n, "in the majority class of the raw cluster"))
+    return rows
 
 
 def _table(y: NDArray[np.int64], t: NDArray[np.int64]) -> NDArray[np.int64]:

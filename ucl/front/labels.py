@@ -54,6 +54,6 @@ def write_labels(command: str, labels: Any, where: str, common: Common, as_json:
     elif not common.quiet:
         info = info | info.get("purify", {})
         extra = ", ".join(f"{k.replace('_', ' ')} {info[k]:.6g}" if isinstance(info[k], float) else f"{k.replace('_', ' ')} {info[k]}"
-                          for k in ("objective", "empty", "cut_by_distance", "dissolved") if k in info)
+                          for k in ("objective", "empty", "kept", "cut_by_distance", "dropped_by_vote", "pulled_back", "dissolved") if k in info)
         say(f"{command}: {labels.title()}" + (f"; {extra}" if extra else "") + (f"; in {where}" if where != "-" else ""))
     return 0

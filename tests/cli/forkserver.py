@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 
 from ucl.cli import COMMANDS
 
@@ -71,6 +72,7 @@ def watch(connection: socket.socket, request: dict, fds: list[int]) -> list[str]
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    tempfile.tempdir = None  # what a parent found in its own environment
     if os.environ.get("SLURM_TASK_PID") == "self":
         os.environ["SLURM_TASK_PID"] = str(os.getpid())
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -34,10 +34,11 @@ def bash(script: Path, line: str, cwd: Path | None = None, **env: str) -> list[s
 
 
 @pytest.mark.parametrize(("line", "offered"), [
-    ("ucl ev", ["evaluate"]), ("ucl evaluate ", ["clusters", "knn", "linear"]), ("ucl evaluate knn --te", ["--test", "--test-targets"]),
+    ("ucl ev", ["evaluate"]), ("ucl evaluate ", ["clusters", "knn", "linear"]),
+    ("ucl evaluate knn --te", ["--test", "--test-split", "--test-targets"]),
     ("ucl cluster --empty ", ["leave", "relocate", "error"]), ("ucl train-epoch --weights inv", ["inverse", "inverse-sqrt"]),
     ("ucl init p", ["persistent"]), ("ucl init deepcluster --backbone conv", ["convnet"]), ("ucl convert --from np", ["npy", "npz"]),
-    ("ucl init --set purify.k", ["purify.keep_nearest="]), ("ucl completion z", ["zsh"]), ("ucl run --device c", ["cpu", "cuda"]),
+    ("ucl init --set purify.keep_n", ["purify.keep_nearest="]), ("ucl completion z", ["zsh"]), ("ucl run --device c", ["cpu", "cuda"]),
     ("ucl evaluate linear --solver ", ["lbfgs", "sgd"]), ("ucl nonsense --x", []), ("ucl view lab", []), ("ucl cluster --k", ["--k"])])
 def test_bash(script: Path, line: str, offered: list[str]) -> None:
     assert bash(script, line) == offered

@@ -107,7 +107,7 @@ def unfinished(run: RunDir) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     context = run.context()
-    same = machine(device.Runtime("cpu", run.config.threads, run.config.precision))
+    same = machine(device.Runtime("cpu", run.config.threads, run.config.precision, run.config.compile))
     same.pop("device")
     steps = [s for s in plan(context) if s.verb == "train-epoch"]
     safe = run.safe_points(0)

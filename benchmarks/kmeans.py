@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ CLOSE = 2e-3
 
 GENERATIONS = {"deepcluster": (2, 4), "persistent": (2, 4, 6, 8)}
 """Generations of a method's run whose features are clustered; the network changes less from one to the next the longer it trains."""
+
+MINIBATCH_WORSE = 0.02
+"""Share by which the objective of mini-batches, drawn otherwise on both sides, may lie above the other one's."""
 
 SEEDS = 3
 """Cold starts whose median objective a warm one must reach."""
@@ -222,6 +225,63 @@ def recipe(scale: Scale) -> Row:
                note=f"{raw.shape[0]} x {raw.shape[1]}, K = {k}, cold; ours also makes distances, means, anchors")
 
 
+def _other_method(name: str, method: str, rival: str, right: Callable[[Matrix, int], float | None], note: str, scale: Scale) -> Row:
+    """`cluster` by another method, with nothing before it: no PCA, no L2; ``right`` returns its objective, if it has one."""
+    from ucl.artifacts import Features, Samples
+    from ucl.cluster import cluster
+    from ucl.context import Context
+    from ucl.settings import ClusterSettings
+
+    row = Row(name, f"cluster --method {method}", rival)
+    if "method" not in ClusterSettings().as_dict():
+        return replace(row, absent="cluster has no --method")
+    n, k = scale.of(50_000, 6_000), scale.of(1_000, 40)
+    x = blobs(n, 256, k)
+    features = Features(x, Samples(np.array([b"%08d" % i for i in range(n)]), np.zeros(n, np.uint8)), "", "", "", "")
+    settings = ClusterSettings().override({"method": method, "pca": 0, "l2": False, **({"k": k} if method != "pic" else {})})
+    objectives: dict[str, float] = {}
+
+    def left() -> None:
+        labels = cluster(features, settings, Context(), threads=scale.threads)
+        objectives["ours"] = float(labels.info.get("objective") or 0)
+
+    def timed_right() -> None:
+        objectives["other"] = right(x, k) or 0.0
+
+    pairs = race(left, timed_right, scale.repeat)
+    if not objectives["other"]:
+        return replace(row, pairs=pairs, note=f"{n} x 256; {note}")
+    apart = objectives["ours"] / objectives["other"] - 1
+    return replace(row, pairs=pairs, faults=(f"objective {apart:.1%} above",) if apart > MINIBATCH_WORSE else (),
+                   note=f"{n} x 256, K = {k}; {note}; our objective {apart:+.2%}")
+
+
+def minibatch(scale: Scale) -> Row:
+    """As many batches of as many rows, the same reassignment, no early stop; then labels of all rows on both sides."""
+
+    def right(x: Matrix, k: int) -> float:
+        from sklearn.cluster import MiniBatchKMeans
+
+        job: Any = MiniBatchKMeans(k, init="random", n_init=1, batch_size=4096, max_iter=5, tol=0.0, max_no_improvement=None,
+                                   reassignment_ratio=0.01, random_state=0)
+        return float(job.fit(x).inertia_)
+
+    return _other_method("kmeans-minibatch", "minibatch", "sklearn MiniBatchKMeans", right, "batches of 4,096, 5 passes", scale)
+
+
+def pic(scale: Scale) -> Row:
+    """Power iteration clustering against the exact neighbour search alone, which it cannot do without."""
+
+    def right(x: Matrix, k: int) -> None:
+        import faiss
+
+        index = faiss.IndexFlatL2(x.shape[1])
+        index.add(x)
+        index.search(x, 6)
+
+    return _other_method("pic", "pic", "faiss IndexFlatL2, 6 nearest", right, "5 neighbours, 200 steps of the walk", scale)
+
+
 ROWS: dict[str, Callable[[Scale], Row]] = {
     "kmeans-cold": cold, "kmeans-large": large, "kmeans-sklearn": against_sklearn, "kmeans-warm": warm,
-    "kmeans-warm-first": warm_after_cold, "cluster": recipe}
+    "kmeans-warm-first": warm_after_cold, "kmeans-minibatch": minibatch, "pic": pic, "cluster": recipe}

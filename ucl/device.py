@@ -37,11 +37,13 @@ class Runtime:
         device: "cpu" or "cuda:i".
         threads: CPU threads of matrix products and of image decoding.
         precision: "float32" or "tf32".
+        memory: bytes that clustering keeps to; no result depends on it.
     """
 
     device: str = "cpu"
     threads: int = 1
     precision: str = "float32"
+    memory: int = 1 << 62
 
     def prepare(self) -> torch.device:
         """Set torch's switches for this runtime and return its device."""

@@ -19,6 +19,7 @@ import typer
 
 from ucl import settings as all_settings
 from ucl.errors import UsageError
+from ucl.memory import parse_size
 
 Main = Callable[..., int]
 
@@ -30,7 +31,7 @@ class Common:
     Attributes:
         command: as it is called in messages, "ucl cluster".
         quiet: errors only.  verbose: 0, 1 or 2.
-        device, threads, seed: the machine options, None where not given.
+        device, threads, seed, memory: the machine options, None where not given.
     """
 
     command: str = "ucl"
@@ -39,6 +40,7 @@ class Common:
     device: str | None = None
     threads: int | None = None
     seed: int | None = None
+    memory: str | None = None
 
 
 _QUIET = {
@@ -51,6 +53,9 @@ _MACHINE = {
     "threads": Annotated[int | None, typer.Option("--threads", "-j", help="CPU threads; in a run directory those that init recorded.",
                                                   metavar="N", envvar="UCL_THREADS", show_envvar=False)],
 }
+_MEMORY = {"memory": Annotated[str | None, typer.Option("--memory", metavar="SIZE", envvar="UCL_MEMORY", show_envvar=False,
+                                                        help="Memory to keep to in clustering, as 8G; results do not depend on it. "
+                                                             "Default: what the machine or the Slurm job has.")]}
 _SEED = {"seed": Annotated[int | None, typer.Option("--seed", help="Seed of every random draw; in a run directory the one that "
                                                     "init recorded. Default: 0.", metavar="N")]}
 
@@ -62,17 +67,17 @@ SummaryJsonOption = Annotated[bool, typer.Option("--json", help="The summary on 
 StageOption = Annotated[str, typer.Option("--stage", metavar="NAME", help="Which step of the plan, where a turn has several of this verb.")]
 
 
-def command(verb: str = "", *, machine: bool = False, threads: bool = False, seed: bool = False,
+def command(verb: str = "", *, machine: bool = False, threads: bool = False, seed: bool = False, memory: bool = False,
             skip: tuple[str, ...] = ()) -> Callable[[Main], Main]:
     """Give a command function its shared options.
 
     Args:
         verb: key of `settings.SETTINGS`; its fields become options, collected in ``given``.
-        machine: add --device and --threads.  threads: add --threads alone.  seed: add --seed.
+        machine: add --device and --threads.  threads: add --threads alone.  seed: add --seed.  memory: add --memory.
         skip: fields that get no option.
     """
     named = ("device", "threads") if machine else ("threads",) if threads else ()
-    shared = {**_QUIET, **{name: _MACHINE[name] for name in named}, **(_SEED if seed else {})}
+    shared = {**_QUIET, **{name: _MACHINE[name] for name in named}, **(_SEED if seed else {}), **(_MEMORY if memory else {})}
 
     def wrap(function: Main) -> Main:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -92,6 +97,8 @@ def command(verb: str = "", *, machine: bool = False, threads: bool = False, see
             common = Common(called, **{name: values.pop(name) for name in shared})
             start_logging(called, common)
             all_settings.MachineSettings().override({k: v for k in ("seed", "threads") if (v := getattr(common, k)) is not None}, "command line")
+            if common.memory:
+                parse_size(common.memory)
             given = {f.name: values.pop(_name(f, verb)) for f in fields}
             given = {k: v for k, v in given.items() if v is not None}
             if verb:

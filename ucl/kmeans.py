@@ -86,22 +86,22 @@ def faiss_threads(threads: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def searching(n: int, d: int) -> Iterator[int]:
-    """Let faiss compare ``n`` rows chunk by chunk as it would compare all of them at once; gives the rows of a chunk.
+def searching(x: Rows) -> Iterator[int]:
+    """Let faiss compare rows chunk by chunk as it would compare all of them at once; gives the number of rows of a chunk.
 
     Below `BLAS_FROM` numbers it goes from row to row, in shares for its threads, and the last bits of distances depend on the
     shares: so few are one chunk.  From there on it takes matrix products of 4,096 rows each, and chunks of a multiple of that
-    have the bits of the whole, if they too are told to take the product.
+    have the bits of the whole, if they too are told to take the product.  Chunks of an array are no copies, and larger.
     """
     import faiss
 
-    if n * d < BLAS_FROM:
-        yield n
+    if len(x) * x.shape[1] < BLAS_FROM:
+        yield len(x)
         return
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 0
     try:
-        yield ROWS
+        yield 16 * ROWS if isinstance(x, np.ndarray) else ROWS
     finally:
         faiss.cvar.distance_compute_blas_threshold = before
 
@@ -207,7 +207,7 @@ def _search(x: Rows, centroid: NDArray[np.float32],
 
     index = faiss.IndexFlatL2(centroid.shape[1])
     index.add(np.ascontiguousarray(centroid, np.float32))
-    with searching(*x.shape) as size:
+    with searching(x) as size:
         for part in chunks(len(x), size):
             rows = np.ascontiguousarray(x[part], np.float32)
             distance, found = index.search(rows, 1)
@@ -373,11 +373,12 @@ def _assign(x: Rows, centroid: NDArray[np.float32], labels: NDArray[np.int32]) -
     for part, rows, found, distance in _search(x, centroid):
         labels[part] = found
         objective = np.cumsum(np.concatenate(([objective], distance)), dtype=np.float32)[-1]
-        there, at = np.unique(found, return_inverse=True)
-        stack = np.concatenate([total[there], rows])
-        from_row = np.concatenate([np.arange(len(there)), len(there) + np.arange(len(rows))])
-        to = np.concatenate([np.arange(len(there)), at])
-        total[there] = csr_array((np.ones(len(stack), np.float32), (to, from_row)), shape=(len(there), len(stack))) @ stack
+        for some in chunks(len(rows), ROWS):
+            there, at = np.unique(found[some], return_inverse=True)
+            stack = np.concatenate([total[there], rows[some]])
+            to = np.concatenate([np.arange(len(there)), at])
+            pick = csr_array((np.ones(len(stack), np.float32), (to, np.arange(len(stack)))), shape=(len(there), len(stack)))
+            total[there] = pick @ stack
     return total, float(objective)
 
 

@@ -9,6 +9,7 @@ process's memory.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,12 +75,13 @@ class _Chunked:
 
 
 class FileRows(_Chunked):
-    """A dataset (N, D) of an artifact in a file, which stays open; float16 becomes float32 as it is read."""
+    """A dataset (N, D) of an artifact in a file, which stays open as long as they live; float16 becomes float32 as it is read."""
 
     def __init__(self, file: Artifact, path: str) -> None:
         n, d = file.shape(path)
         super().__init__(n, d)
         self._file, self._path = file, path
+        weakref.finalize(self, file.close)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         return np.ascontiguousarray(self._file.read_rows(self._path, start, stop), dtype=np.float32)
@@ -95,7 +97,9 @@ class SpooledRows(_Chunked):
     def __init__(self, n: int, d: int, what: str) -> None:
         super().__init__(n, d)
         self._what = what
-        self._file = spool_file(what, n * d * 4)
+        with spool_file(what, n * d * 4) as file:
+            self._fd = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._fd)
 
     def __setitem__(self, part: slice, rows: NDArray[np.float32]) -> None:
         start, stop, _ = part.indices(len(self))
@@ -105,7 +109,7 @@ class SpooledRows(_Chunked):
         view, at = as_bytes(data), start * self.shape[1] * 4
         try:
             while len(view):
-                n = os.pwrite(self._file.fileno(), view[:1 << 30], at)
+                n = os.pwrite(self._fd, view[:1 << 30], at)
                 view, at = view[n:], at + n
         except OSError as e:
             raise explain(e, "TMPDIR", f"spool {self._what}") from e
@@ -115,7 +119,7 @@ class SpooledRows(_Chunked):
         view, at = as_bytes(out), start * self.shape[1] * 4
         while len(view):
             try:
-                n = os.preadv(self._file.fileno(), [view[:1 << 30]], at)
+                n = os.preadv(self._fd, [view[:1 << 30]], at)
             except OSError as e:
                 raise StorageError(f"TMPDIR: cannot read back {self._what}: {e.strerror}") from e
             if n == 0:

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from ucl.errors import UsageError
 
@@ -84,11 +84,12 @@ class Settings:
         """
         for name in names:
             if name.replace("-", "_") in self.unread:
-                raise UsageError(f"{where + ': ' if where else ''}{name}: {self.why_unread(name)}", "leave it out")
+                why, hint = self.why_unread(name.replace("-", "_"))
+                raise UsageError(f"{where + ': ' if where else ''}{name}: {why}", hint)
 
-    def why_unread(self, name: str) -> str:
-        """For messages."""
-        return "is not read"
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """What to say of a field that is not read, and how to mend it."""
+        return "is not read", "leave it out"
 
     def as_dict(self) -> dict[str, Any]:
         """Field name -> value, in declaration order; tuples stay tuples."""
@@ -185,12 +186,19 @@ class ExtractSettings(Settings):
                               source="DeepCluster, released code; issue 13 there")
 
 
+CLUSTERING: dict[str, tuple[str, ...]] = {
+    "kmeans": ("k", "iterations", "redo", "spherical", "max_points", "empty"),
+    "minibatch": ("k", "redo", "spherical", "empty", "batch", "passes", "reassign"),
+    "pic": ("neighbors", "sigma", "alpha", "walk", "distribute")}
+"""What each method of `ucl cluster` reads beside what all do."""
+
+
 @dataclass(frozen=True)
 class ClusterSettings(Settings):
     """`ucl cluster`: PCA, whitening, L2, k-means."""
 
     method: str = option("kmeans", "kmeans; minibatch: mini-batch k-means; pic: power iteration clustering, which finds the number of "
-                         "clusters", choices=("kmeans", "minibatch", "pic"), source="DeepCluster section 4.1; PIC: its appendix")
+                         "clusters", choices=tuple(CLUSTERING), source="DeepCluster section 4.1; PIC: its appendix")
     k: int = option(0, "number of clusters; 0 = 2 % of the images, at least 2, at most 10,000", flags=("-k", "--k"), low=0,
                     source="32-px preset: PCP, table III")
     pca: int = option(256, "dimensions kept by PCA, at most N-1 and D; 0 = no PCA", low=0,
@@ -221,11 +229,6 @@ class ClusterSettings(Settings):
                               source="DeepCluster, released code: distribute_singletons")
     history: int = option(2, "epochs of labels remembered in the file", low=1)
 
-    _READ: ClassVar[dict[str, tuple[str, ...]]] = {
-        "kmeans": ("k", "iterations", "redo", "spherical", "max_points", "empty"),
-        "minibatch": ("k", "redo", "spherical", "empty", "batch", "passes", "reassign"),
-        "pic": ("neighbors", "sigma", "alpha", "walk", "distribute")}
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == "pic" and self.warm_start:
@@ -235,13 +238,13 @@ class ClusterSettings(Settings):
     @property
     def unread(self) -> frozenset[str]:
         """What the other methods alone read."""
-        return frozenset(name for names in self._READ.values() for name in names) - frozenset(self._READ[self.method])
+        return frozenset(name for names in CLUSTERING.values() for name in names) - frozenset(CLUSTERING[self.method])
 
-    def why_unread(self, name: str) -> str:
-        """For messages."""
-        of = " and ".join(method for method, names in self._READ.items() if name.replace("-", "_") in names)
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That another method reads it."""
+        methods = [method for method, names in CLUSTERING.items() if name in names]
         more = ", which finds the number of clusters itself" if name == "k" else ""
-        return f"is of {of} only, the method is {self.method}{more}"
+        return f"is of {' and '.join(methods)} only, the method is {self.method}{more}", f"leave it out, or --method {methods[0]}"
 
 
 @dataclass(frozen=True)

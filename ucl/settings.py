@@ -195,7 +195,7 @@ CLUSTERING: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ClusterSettings(Settings):
-    """`ucl cluster`: PCA, whitening, L2, k-means."""
+    """`ucl cluster`: PCA, whitening, L2, k-means or another method."""
 
     method: str = option("kmeans", "kmeans; minibatch: mini-batch k-means; pic: power iteration clustering, which finds the number of "
                          "clusters", choices=tuple(CLUSTERING), source="DeepCluster section 4.1; PIC: its appendix")
@@ -207,7 +207,7 @@ class ClusterSettings(Settings):
     l2: bool = option(True, "normalise every row to unit length", source="DeepCluster section 4.1")
     rank_deficient: str = option("reduce", "PCA asks for more dimensions than the features have: reduce or error",
                                  choices=("reduce", "error"))
-    iterations: int = option(20, "iterations of kmeans", low=1, source="DeepCluster, released code: faiss niter 20")
+    iterations: int = option(20, "k-means iterations", low=1, source="DeepCluster, released code: faiss niter 20")
     redo: int = option(1, "k-means restarts; the one of the lowest objective is kept", low=1,
                        source="faiss nredo 1")
     spherical: bool = option(False, "normalise the centroids after each iteration")

@@ -64,7 +64,7 @@ def features_reader(memory: int, needed: Callable[[Features, int, int, int], Nee
         needed: told the header (features without rows or samples), N, D and the bytes of a path, says what clustering takes;
             it is asked before the rows are read.
 
-    Raises, when it reads:
+    Raises:
         UsageError: not even the least that is needed fits into ``memory``.  StorageError: no room for the temporary file.
     """
     def read(source: Path | int, kind: str, name: str) -> Features:

@@ -18,7 +18,7 @@ LAYERS: dict[str, int] = {
     "ucl.settings": 1, "ucl.artifacts": 1, "ucl.store": 1, "ucl.decode": 1, "ucl.listing": 1, "ucl.images": 1, "ucl.views": 1,
     "ucl.models": 1, "ucl.batches": 1,
     "ucl.samplers": 1, "ucl.agreement": 1, "ucl.kmeans": 1, "ucl.pca": 1, "ucl.targets": 1,
-    "ucl.memory": 1, "ucl.rows": 1, "ucl.minibatch": 1, "ucl.pic": 1,
+    "ucl.memory": 1, "ucl.matrix": 1, "ucl.minibatch": 1, "ucl.pic": 1,
     "ucl.extract": 2, "ucl.cluster": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.evaluate": 2,
     "ucl.methods": 3,
     "ucl.run": 4, "ucl.rundir": 4,       # a run directory knows how long its plan is, so it stands above methods

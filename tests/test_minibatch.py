@@ -11,7 +11,7 @@ from ucl.errors import DataError, UsageError
 from ucl.keys import Key
 from ucl.kmeans import KMeansResult, member_means, nearest
 from ucl.minibatch import minibatch
-from ucl.rows import SpooledRows
+from ucl.matrix import SpooledRows
 from ucl.settings import ClusterSettings
 
 

@@ -15,7 +15,7 @@ from ucl.cluster import assign, cluster
 from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.pic import affinities, follow, nearest_rows, pic, step, uphill, walk, without_singletons
-from ucl.rows import SpooledRows
+from ucl.matrix import SpooledRows
 from ucl.settings import ClusterSettings
 
 DEFAULTS = {"neighbors": 5, "sigma": 0.2, "alpha": 0.001, "iterations": 200, "distribute": True, "threads": 1}

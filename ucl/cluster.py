@@ -3,7 +3,7 @@
 PCA, whitening, unit length, then k-means, mini-batch k-means or power iteration clustering: DeepCluster, sections 3.2 and 4.1 and
 its appendix.  Rows whose status is not OK take no part.
 
-Rows are worked on in chunks of a fixed size, wherever they lie (`ucl.rows`), so that the same labels come out, bit for bit,
+Rows are worked on in chunks of a fixed size, wherever they lie (`ucl.matrix`), so that the same labels come out, bit for bit,
 whether they fit into memory or not.  `ucl.memory.need` says what is held.
 """
 
@@ -35,7 +35,7 @@ from ucl.kmeans import (
 from ucl.memory import UNLIMITED, need, need_of_assigning
 from ucl.minibatch import minibatch
 from ucl.pic import pic
-from ucl.rows import Rows, chunks, picked, place
+from ucl.matrix import Rows, chunks, picked, place
 from ucl.settings import ClusterSettings, default_k
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
 from ucl.memory import SEARCH_ROWS as ROWS
-from ucl.rows import Rows, chunks, gather
+from ucl.matrix import Rows, chunks, gather
 
 log = logging.getLogger(__name__)
 

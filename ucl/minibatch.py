@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ucl.keys import Key
 from ucl.kmeans import KMeansResult, check_k, every_row, faiss_threads, finish
-from ucl.rows import Rows, chunks, gather
+from ucl.matrix import Rows, chunks, gather
 
 
 def minibatch(x: Rows, k: int, *, batch: int, passes: int, reassign: float, redo: int, spherical: bool, empty: str, key: Key,

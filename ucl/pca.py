@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ucl.artifacts import Features, Pca
 from ucl.errors import DataError
 from ucl.memory import PROJECT_ROWS
-from ucl.rows import Rows, chunks, columns
+from ucl.matrix import Rows, chunks, columns
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ucl.errors import UsageError
 from ucl.kmeans import faiss_threads
 from ucl.memory import NEIGHBOR_BYTES
-from ucl.rows import Rows, chunks, gather
+from ucl.matrix import Rows, chunks, gather
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -72,7 +72,7 @@ def features_reader(memory: int, needed: Callable[[Features, int, int, int], Nee
 
         from ucl.artifacts import Features
         from ucl.formats.reader import open_artifact
-        from ucl.rows import FileRows, place
+        from ucl.matrix import FileRows, place
 
         file = open_artifact(source, kind, name=name)
         try:

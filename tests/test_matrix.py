@@ -1,4 +1,4 @@
-"""ucl.rows and ucl.memory: the same rows wherever they lie; how much memory there is, and what clustering needs."""
+"""ucl.matrix and ucl.memory: the same rows wherever they lie; how much memory there is, and what clustering needs."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ from ucl.formats.reader import open_artifact
 from ucl.keys import Key
 from ucl.kmeans import initial_means, kmeans, member_means, nearest, squared_distances
 from ucl.memory import UNLIMITED, machine_memory, need, parse_size, told
-from ucl.rows import FileRows, PickedRows, SpooledRows, columns, gather, picked, place
+from ucl.matrix import FileRows, PickedRows, SpooledRows, columns, gather, picked, place
 from ucl.settings import ClusterSettings
 
 

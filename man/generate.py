@@ -50,17 +50,21 @@ ENVIRONMENT: dict[str, str] = {
     "UCL_DEVICE": "Stands for `--device` where that is not given.",
     "UCL_THREADS": "Stands for `--threads` where that is not given.",
     "UCL_CHECKPOINT_EVERY": "Stands for `--checkpoint-every` where that is not given.",
+    "UCL_MEMORY": "Stands for `--memory` where that is not given.",
     "UCL_LOG": "`debug`, `info`, `warning` or `error`: which messages are shown, whatever `-q` and `-v` say.",
     "UCL_DEBUG": "If not empty, an error also shows the Python traceback.",
     "UCL_PROVENANCE": "`minimal` leaves host, job and folders out of the provenance of new files; `none` leaves out the provenance.",
     "SOURCE_DATE_EPOCH": "Seconds since 1970 to write into the provenance in place of the time.",
-    "TMPDIR": "Where a stream that ucl did not write itself is spooled; the spool file has no name and needs no cleaning up.  "
+    "TMPDIR": "Where a stream that ucl did not write itself is spooled, and rows that do not fit into memory; the spool file has no name and "
+              "needs no cleaning up.  "
               "`UCL_TMPDIR`, then `SLURM_TMPDIR`, go before it.",
     "OMP_WAIT_POLICY": "ucl sets it to `passive` unless it is set: threads that wait do not spin, which costs up to 15 % on idle cores and "
                        "saves very much beside other busy processes.  `active` is for cores of one's own.",
     "TERM": "No progress bar is drawn if it is `dumb` or not set.",
     "SLURM_CPUS_PER_TASK": "Number of threads where neither option, variable nor run directory names one; without it, the CPUs that the "
                            "process may use.",
+    "SLURM_MEM_PER_NODE": "In MB, a limit of the memory where `--memory` is not given; likewise `SLURM_MEM_PER_CPU` times "
+                          "`SLURM_CPUS_ON_NODE`.",
     "SLURM_TASK_PID": "Tells a task that srun(1) started: its standard streams are not data.",
     "SLURM_JOB_ID": "Noted in the provenance and in the lock of a run directory.",
     "RANK": "With `WORLD_SIZE`, set by torchrun: more than one process is refused (69), and so is a half-set pair (2).  Without them "

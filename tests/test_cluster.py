@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
+from ucl import kmeans as kmeans_module
 from ucl.artifacts import BAD_IMAGE, KEPT, MISSING, OK, Features, Labels, Samples
 from ucl.cluster import assign, cluster, default_k
 from ucl.context import Context
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
-from ucl.kmeans import KMeansResult, initial_means, kmeans, member_means
+from ucl.kmeans import KMeansResult, faiss_threads, initial_means, kmeans, member_means
 from ucl.settings import ClusterSettings
 
 PLAIN = ClusterSettings(k=10, pca=0, l2=False)
@@ -79,6 +80,55 @@ def test_same_as_faiss_kmeans(spherical: bool, redo: int) -> None:
     assert found.centroid.tobytes() == reference.centroids.tobytes()
     assert found.labels.tolist() == reference.assign(x)[1].tolist()
     assert found.iterations_run == 20
+
+
+def by_faiss(x: np.ndarray, k: int, iterations: int, seed: int) -> tuple[np.ndarray, list[float], int]:
+    """Centroids, objectives and splits of faiss.Clustering."""
+    job = faiss.Clustering(x.shape[1], k)
+    job.niter, job.seed, job.early_stop_threshold = iterations, seed, -1.0
+    job.min_points_per_centroid, job.max_points_per_centroid = 1, len(x) // k + 1
+    job.train(x, faiss.IndexFlatL2(x.shape[1]))
+    stats = [job.iteration_stats.at(i) for i in range(iterations)]
+    return faiss.vector_to_array(job.centroids).reshape(k, -1), [s.obj for s in stats], sum(s.nsplit for s in stats)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(20_000, 16, 40), (8195, 33, 20), (200_003, 2, 15), (100, 3, 10), (12_289, 16, 900)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_bits_of_faiss_over_chunks_of_rows(n: int, d: int, k: int, threads: int) -> None:
+    rng = np.random.default_rng(n)
+    x = (rng.standard_normal((k, d))[rng.integers(0, k, n)] + 0.3 * rng.standard_normal((n, d))).astype(np.float32)
+    with faiss_threads(threads):
+        centroid, objectives, splits = by_faiss(x, k, 5, 3)
+    found = run(x, k, iterations=5, threads=threads)
+    assert found.centroid.tobytes() == centroid.tobytes()
+    assert (list(found.objectives), found.splits) == (objectives, splits)
+
+
+@pytest.mark.parametrize("seed", [*range(40), 745])                   # with 745 no cluster takes the offer for ten rounds
+def test_the_splits_of_faiss(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(60, 200))
+    n = int(rng.integers(k + 20, 600))
+    x = rng.integers(0, int(rng.integers(5, 40)), (n, 1)).astype(np.float32)
+    with faiss_threads(1):
+        centroid, objectives, splits = by_faiss(x, k, 1 + seed % 4, seed)
+    found = run(x, k, iterations=1 + seed % 4, seed=seed)
+    assert splits > 0
+    assert found.centroid.tobytes() == centroid.tobytes()
+    assert (list(found.objectives), found.splits) == (objectives, splits)
+
+
+def test_iterations_that_change_nothing_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = blobs(600, 16, 4, spread=0.05)
+    centroid, objectives, _ = by_faiss(x, 4, 30, 3)
+    searches = []
+    original = kmeans_module._search
+    monkeypatch.setattr(kmeans_module, "_search", lambda *args: searches.append(1) or original(*args))
+    found = run(x, 4, iterations=30)
+    assert len(searches) < 15
+    assert found.centroid.tobytes() == centroid.tobytes()
+    assert list(found.objectives) == objectives
+    assert found.iterations_run == 30
 
 
 def test_same_as_scikit_learn_from_the_same_start() -> None:

@@ -113,7 +113,8 @@ class Features(Stored):
     """Features of N images.
 
     Attributes:
-        features: (N, D) float32; NaN in rows whose status is not OK.
+        features: (N, D) float32; NaN in rows whose status is not OK.  `cluster` also takes `rows.Rows`, which lie outside
+            of memory.
         samples: the N images.
         model: name of the backbone; weights: digest of its weights; layer: what was tapped; transform: JSON.
     """
@@ -138,13 +139,16 @@ class Features(Stored):
                 "transform": self.transform, "normalized": "none"}
 
     @classmethod
-    def load(cls, file: OpenFile) -> Features:
+    def load(cls, file: OpenFile, rows: Any = None) -> Features:
         """From an opened file or stream.
+
+        Args:
+            rows: the features, if somebody has read them or will: an array or `rows.Rows`.
 
         Raises:
             DataError: not two-dimensional numbers, samples of another length, or a truncated stream.
         """
-        x = np.ascontiguousarray(file.read("/features"), dtype=np.float32)
+        x = np.ascontiguousarray(file.read("/features"), dtype=np.float32) if rows is None else rows
         samples = _read_samples(file)
         if x.ndim != 2 or (samples is not None and len(samples) != len(x)):
             raise DataError(f"{file.name}: /features: shape {x.shape}, expected (N, D) with N = rows of /samples/path")

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); 
     "run": ("run", "Walk the plan in one process: start, or go on from where the directory stands.", "Runs"),
     "status": ("status", "Show where a run directory stands; --done for loops.", "Runs"),
     "extract": ("extract", "Extract the features of all images; the head of a pipe.", "The alternation"),
-    "cluster": ("cluster", "Cluster features into pseudo-labels: PCA, whitening, L2, k-means.", "The alternation"),
+    "cluster": ("cluster", "Cluster features into pseudo-labels: PCA, whitening, L2, k-means or another method.", "The alternation"),
     "purify": ("purify", "Purify pseudo-labels: keep each cluster's nearest members, let past epochs vote.", "The alternation"),
     "train-epoch": ("train_epoch", "Train one epoch on pseudo-labels; in a run directory, commit the next generation.", "The alternation"),
     "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn, linear.", "Measuring"),

@@ -43,12 +43,14 @@ class Runtime:
         threads: CPU threads of matrix products and of image decoding.
         precision: "float32", "tf32" or "bf16".
         compile: networks are compiled by torch.compile.
+        memory: bytes that clustering keeps to; no result depends on it.
     """
 
     device: str = "cpu"
     threads: int = 1
     precision: str = "float32"
     compile: bool = False
+    memory: int = 1 << 62
 
     def prepare(self) -> torch.device:
         """Set torch's switches for this runtime and return its device."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 
 from ucl.artifacts import Features, Pca
 from ucl.errors import DataError
+from ucl.matrix import Rows, chunks, columns
+from ucl.memory import PROJECT_ROWS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 log = logging.getLogger(__name__)
 
-ROWS = 4096
+ROWS = PROJECT_ROWS
 """Rows worked on at a time.  A constant: the order of summation, and so the last bits, depend on it."""
 
 RANK_TOLERANCE = 1e-10
@@ -51,12 +53,6 @@ def blas_threads(threads: int) -> AbstractContextManager[object]:
     return limits
 
 
-def chunks(n: int, size: int = ROWS) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover 0..n-1 in order."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
-
-
 def usable_rows(features: Features) -> NDArray[np.int64]:
     """Row numbers whose status is OK, in order; (n,) int64.
 
@@ -65,7 +61,7 @@ def usable_rows(features: Features) -> NDArray[np.int64]:
     """
     x, samples = features.features, features.samples
     ok = np.ones(len(x), bool) if samples is None else samples.ok
-    for part in chunks(len(x)):
+    for part in chunks(len(x), ROWS):
         bad = ok[part] & ~np.isfinite(x[part]).all(axis=1)
         if bad.any():
             row = part.start + int(np.argmax(bad))
@@ -79,16 +75,16 @@ def usable_rows(features: Features) -> NDArray[np.int64]:
     return rows
 
 
-def fit(x: NDArray[np.float32], dimensions: int, *, whiten: bool = True, rank_deficient: str = "reduce",
+def fit(x: Rows, dimensions: int, *, whiten: bool = True, rank_deficient: str = "reduce",
         threads: int = 0) -> Pca:
     """Exact principal components of ``x``.
 
     The eigenproblem is that of the scatter matrix (d, d), or of the Gram matrix (N, N) where N < d, in
     float64.  Of each eigenvector the entry of largest magnitude is made positive, the first of them on a tie.
-    Takes two float64 squares of side min(N, d) and 4,096 rows; ``x`` is read, never copied whole.
+    Takes two float64 squares of side min(N, d) and 4,096 rows or columns; ``x`` is read in chunks of so many, three times.
 
     Args:
-        x: features (N, d) float32, finite.
+        x: features (N, d) float32, finite; wherever they lie, the result has the same bits.
         dimensions: components wanted; min(dimensions, d, N - 1, rank) are given.
         whiten: scale each component to unit variance.
         rank_deficient: "reduce" gives fewer components, with a warning, where the rank is smaller than
@@ -129,15 +125,30 @@ def apply(pca: Pca, x: NDArray[np.float32], *, threads: int = 0) -> NDArray[np.f
     Raises:
         DataError: ``x`` has another number of dimensions than the PCA was fitted on.
     """
-    if x.shape[1] != len(pca.mean):
-        raise DataError(f"/features: {x.shape[1]} dimensions, expected {len(pca.mean)} as in /pca/mean",
+    project = projector(pca, x.shape[1])
+    out = np.empty((len(x), pca.components.shape[1]), np.float32)
+    with blas_threads(threads):
+        for part in chunks(len(x), ROWS):
+            out[part] = project(x[part])
+    return out
+
+
+def projector(pca: Pca, d: int) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """What `apply` does to one chunk of `ROWS` rows of ``d`` dimensions.
+
+    Raises:
+        DataError: the PCA was fitted on another number of dimensions.
+    """
+    if d != len(pca.mean):
+        raise DataError(f"/features: {d} dimensions, expected {len(pca.mean)} as in /pca/mean",
                         "use features of the same layer of the same model")
     mean, components = pca.mean.astype(np.float64), pca.components.astype(np.float64)
-    out = np.empty((len(x), components.shape[1]), np.float32)
-    with blas_threads(threads):
-        for part in chunks(len(x)):
-            out[part] = (x[part] - mean) @ components
-    return out
+
+    def project(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = ((rows - mean) @ components).astype(np.float32)
+        return found
+
+    return project
 
 
 def unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -152,16 +163,16 @@ def unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
         (N, D) float32, a new C-contiguous array; zero rows stay zero.
     """
     out = np.empty(x.shape, np.float32)
-    for part in chunks(len(x)):
+    for part in chunks(len(x), ROWS):
         rows = x[part].astype(np.float64)
         out[part] = rows / (np.sqrt(np.einsum("nd,nd->n", rows, rows)) + EPSILON)[:, None]
     return out
 
 
-def _mean(x: NDArray[np.float32]) -> NDArray[np.float64]:
+def _mean(x: Rows) -> NDArray[np.float64]:
     """Mean row (d,) float64."""
     total = np.zeros(x.shape[1], np.float64)
-    for part in chunks(len(x)):
+    for part in chunks(len(x), ROWS):
         total += x[part].sum(axis=0, dtype=np.float64)
     mean: NDArray[np.float64] = total / len(x)
     return mean
@@ -173,21 +184,21 @@ def _noise(x_rows: int, mean: NDArray[np.float64]) -> NDArray[np.float64]:
     return noise
 
 
-def _scatter(x: NDArray[np.float32], mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+def _scatter(x: Rows, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     """Scatter matrix (d, d) float64, and whether any column varies by more than rounding."""
     total = np.zeros((x.shape[1], x.shape[1]), np.float64)
-    for part in chunks(len(x)):
+    for part in chunks(len(x), ROWS):
         centred = x[part] - mean
         total += centred.T @ centred
     return total, bool((total.diagonal() > _noise(len(x), mean)).any())
 
 
-def _gram(x: NDArray[np.float32], mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+def _gram(x: Rows, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     """Gram matrix of the centred rows (N, N) float64, and whether any column varies by more than rounding."""
     total = np.zeros((len(x), len(x)), np.float64)
     noise, varies = _noise(len(x), mean), False
-    for part in chunks(x.shape[1]):
-        centred = x[:, part] - mean[part]
+    for part in chunks(x.shape[1], ROWS):
+        centred = columns(x, part, ROWS) - mean[part]
         total += centred @ centred.T
         varies = varies or bool((np.einsum("nd,nd->d", centred, centred) > noise[part]).any())
     return total, varies
@@ -198,16 +209,17 @@ def _largest(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.float6
     from scipy.linalg import eigh
 
     side = len(matrix)
-    values, vectors = eigh(matrix, subset_by_index=[side - count, side - 1], overwrite_a=True,
+    # symmetric to the last bit, so the transpose is the same matrix, in the order in which LAPACK works in place
+    values, vectors = eigh(matrix.T, subset_by_index=[side - count, side - 1], overwrite_a=True,
                            check_finite=False)
     return values[::-1].copy(), vectors[:, ::-1]
 
 
-def _back(x: NDArray[np.float32], mean: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
+def _back(x: Rows, mean: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
     """Eigenvectors u (N, D) of the Gram matrix as directions (d, D), of length sqrt(eigenvalue)."""
     out = np.empty((x.shape[1], u.shape[1]), np.float64)
-    for part in chunks(x.shape[1]):
-        out[part] = (x[:, part] - mean[part]).T @ u
+    for part in chunks(x.shape[1], ROWS):
+        out[part] = (columns(x, part, ROWS) - mean[part]).T @ u
     return out
 
 

@@ -75,7 +75,7 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
         from ucl.cluster import cluster
 
         made = {"labels": cluster(slots["features"], step.settings, context,  # type: ignore[arg-type]
-                                  previous=slots.get("previous"), threads=runtime.threads)}
+                                  previous=slots.get("previous"), threads=runtime.threads, memory=runtime.memory)}
     elif step.verb == "purify":
         from ucl.purify import purify
 

@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -71,6 +71,26 @@ class Settings:
             return dataclasses.replace(self, **changes)
         except UsageError as error:
             raise UsageError(f"{where + ': ' if where else ''}{error.message}", error.hint) from error
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Fields that say nothing under the others, so that nobody should set them by hand."""
+        return frozenset()
+
+    def refuse_unread(self, names: Iterable[str], where: str = "") -> None:
+        """Refuse what was set by hand and would not be read.
+
+        Raises:
+            UsageError: one of ``names`` (dashes or underscores) is among `unread`.
+        """
+        for name in names:
+            if name.replace("-", "_") in self.unread:
+                why, hint = self.why_unread(name.replace("-", "_"))
+                raise UsageError(f"{where + ': ' if where else ''}{name}: {why}", hint)
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """What to say of a field that is not read, and how to mend it."""
+        return "is not read", "leave it out"
 
     def as_dict(self) -> dict[str, Any]:
         """Field name -> value, in declaration order; tuples stay tuples."""
@@ -188,10 +208,19 @@ class ExtractSettings(Settings):
             raise UsageError(f"map: found {self.map!r}, wanted mean, max, flatten, grid-S or max-S", "S is a number, as in grid-3")
 
 
+CLUSTERING: dict[str, tuple[str, ...]] = {
+    "kmeans": ("k", "iterations", "redo", "spherical", "max_points", "empty"),
+    "minibatch": ("k", "redo", "spherical", "empty", "batch", "passes", "reassign"),
+    "pic": ("neighbors", "sigma", "alpha", "walk", "distribute")}
+"""What each method of `ucl cluster` reads beside what all do."""
+
+
 @dataclass(frozen=True)
 class ClusterSettings(Settings):
-    """`ucl cluster`: PCA, whitening, L2, k-means."""
+    """`ucl cluster`: PCA, whitening, L2, k-means or another method."""
 
+    method: str = option("kmeans", "kmeans; minibatch: mini-batch k-means; pic: power iteration clustering, which finds the number of "
+                         "clusters", choices=tuple(CLUSTERING), source="DeepCluster section 4.1; PIC: its appendix")
     k: int = option(0, "number of clusters; 0 = 2 % of the images, at least 2, at most 10,000", flags=("-k", "--k"), low=0,
                     source="32-px preset: PCP, table III")
     pca: int = option(256, "dimensions kept by PCA, at most N-1 and D; 0 = no PCA", low=0,
@@ -210,7 +239,34 @@ class ClusterSettings(Settings):
                         "centroids) or error; within the iterations faiss splits large ones",
                         choices=("leave", "relocate", "error"))
     warm_start: bool = option(False, "start from the means of the previous labels, so that ids persist")
+    batch: int = option(4096, "minibatch: rows in a batch", low=1)
+    passes: int = option(5, "minibatch: how often every row is taken", low=1)
+    reassign: float = option(0.01, "minibatch: centroids with fewer than this share of the largest one's rows are put elsewhere; 0 = never",
+                             low=0, high=1, source="scikit-learn reassignment_ratio")
+    neighbors: int = option(5, "pic: nearest rows of each row in the graph", low=1, source="DeepCluster, released code: nnn 5")
+    sigma: float = option(0.2, "pic: width of the affinity, in the units of the rows", low=1e-6, source="DeepCluster, released code")
+    alpha: float = option(0.001, "pic: weight of the graph in the walk", low=0, high=1, source="DeepCluster, released code")
+    walk: int = option(200, "pic: steps of the walk", low=1, source="DeepCluster, released code")
+    distribute: bool = option(True, "pic: a row alone in its cluster joins that of its nearest neighbour that is not alone",
+                              source="DeepCluster, released code: distribute_singletons")
     history: int = option(2, "epochs of labels remembered in the file", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method == "pic" and self.warm_start:
+            raise UsageError("warm_start: pic starts from nothing, its clusters are new ones in every epoch",
+                             "--no-warm-start, or --method kmeans")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What the other methods alone read."""
+        return frozenset(name for names in CLUSTERING.values() for name in names) - frozenset(CLUSTERING[self.method])
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That another method reads it."""
+        methods = [method for method, names in CLUSTERING.items() if name in names]
+        more = ", which finds the number of clusters itself" if name == "k" else ""
+        return f"is of {' and '.join(methods)} only, the method is {self.method}{more}", f"leave it out, or --method {methods[0]}"
 
 
 @dataclass(frozen=True)

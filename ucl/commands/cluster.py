@@ -11,7 +11,7 @@ from ucl.front.options import Common, ForceOption, OutputOption, StageOption, Su
 EXAMPLE = "ucl extract | ucl cluster -k 10000 --pca 256 > labels.h5"
 
 
-@command("cluster", machine=True, seed=True)
+@command("cluster", machine=True, seed=True, memory=True)
 def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help="Features; - is standard input.", show_default=False)] = None,
          *, previous: Annotated[str | None, typer.Option("--previous", metavar="LABELS", help="The last labels, for --warm-start and the "
                                                          "history. Default: the generation's.")] = None,
@@ -22,8 +22,9 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
     """Cluster features."""
     from pathlib import Path
 
+    from ucl import memory
     from ucl.front import session
-    from ucl.front.labels import load_input, write_labels
+    from ucl.front.labels import features_reader, load_input, write_labels
     from ucl.front.streams import find_output
     from ucl.run import perform
     from ucl.rundir import RunDir
@@ -32,16 +33,24 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
     run = RunDir.here()
     where = find_output(output, run, "labels")
     runtime = session.runtime_for(run, common, torch=False)
-    x, context = load_input(features, run, "features", common)
     if assign:
         from ucl.cluster import assign as nearest
 
         reference = load(Path(assign), "ucl/labels")
-        labels = nearest(x, reference, context, threads=runtime.threads)
+        reader = features_reader(runtime.memory, lambda head, n, d, path: memory.need_of_assigning(
+            n, d, d if reference.pca is None else reference.pca.components.shape[1], reference.k, path=path))
+        x, context = load_input(features, run, "features", common, reader=reader)
+        labels = nearest(x, reference, context, threads=runtime.threads, memory=runtime.memory)
         labels.provenance = reference.provenance
         return write_labels("ucl cluster", labels, where, common, json_, force=force, run=run)
+
+    def needed(head: Any, n: int, d: int, path: int) -> memory.Need:
+        context = session.context_of(head, run, common, "features", joins=False)
+        return memory.need(n, d, session.step_of(context, "cluster", stage, given).settings, path=path)  # type: ignore[arg-type]
+
+    x, context = load_input(features, run, "features", common, reader=features_reader(runtime.memory, needed))
     step = session.step_of(context, "cluster", stage, given)
-    context = session.with_flags(context, "cluster", given)
+    context = session.with_flags(context, "cluster", given, step)
     last = load(Path(previous), "ucl/labels") if previous else None
     if last is None and run is not None and context.method:
         last = session.load_labels(run, context.generation)

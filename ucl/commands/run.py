@@ -13,7 +13,7 @@ from ucl.settings import CHECKPOINT_EVERY, seconds
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 
 
-@command("init", machine=True, seed=True)
+@command("init", machine=True, seed=True, memory=True)
 def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="deepcluster or persistent, for a new run.",
                                                       show_default=False)] = None,
          images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, archive, data set, images.h5, or digits.",

@@ -15,7 +15,9 @@ from ucl.artifacts import Evaluation, Features
 from ucl.errors import DataError
 from ucl.evaluate.knn import labelled, wilson
 from ucl.keys import Key
-from ucl.pca import blas_threads, chunks, unit_rows
+from ucl.matrix import chunks
+from ucl.memory import PROJECT_ROWS
+from ucl.pca import blas_threads, unit_rows
 from ucl.settings import LinearSettings
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class _Probe:
 
         def scores(queries: NDArray[np.float32]) -> Scores:
             found = np.full((len(queries), int(known[-1]) + 1), -np.inf)
-            for part in chunks(len(queries)):
+            for part in chunks(len(queries), PROJECT_ROWS):
                 found[part, known] = prepare(queries[part]) @ weight.T + bias
             return found
 
@@ -207,9 +209,9 @@ def _scaler(x: NDArray[np.float32], how: str) -> Callable[[NDArray[np.float32]],
         return lambda rows: rows.astype(np.float64)
     mean = np.zeros(x.shape[1])
     square = np.zeros(x.shape[1])
-    for part in chunks(len(x)):
+    for part in chunks(len(x), PROJECT_ROWS):
         mean += x[part].sum(axis=0, dtype=np.float64) / len(x)
-    for part in chunks(len(x)):
+    for part in chunks(len(x), PROJECT_ROWS):
         square += ((x[part] - mean) ** 2).sum(axis=0) / len(x)
     std = np.sqrt(square)
     std[std <= 1e-7 * np.maximum(np.abs(mean), 1e-30)] = 1.0
@@ -219,7 +221,7 @@ def _scaler(x: NDArray[np.float32], how: str) -> Callable[[NDArray[np.float32]],
 def _prepared(prepare: Callable[[NDArray[np.float32]], Scores], x: NDArray[np.float32], dtype: type[np.floating[Any]] = np.float64) -> NDArray[Any]:
     """All rows, scaled in chunks; (N, D)."""
     out = np.empty(x.shape, dtype)
-    for part in chunks(len(x)):
+    for part in chunks(len(x), PROJECT_ROWS):
         out[part] = prepare(x[part])
     return out
 

@@ -26,6 +26,7 @@ from ucl.formats.reader import (
     not_hdf5,
 )
 from ucl.formats.safe_open import H5_ERRORS, Entry, open_fileobj, scan
+from ucl.formats.spool import spool_file
 
 MAX_HEADER = 16 << 20
 KEEP = 64 << 20
@@ -166,12 +167,7 @@ def _spool(
     folder = os.fspath(tmpdir) if tmpdir is not None else tempfile.gettempdir()
     got = 0
     try:
-        free = os.statvfs(folder)
-        if total and free.f_bavail * free.f_frsize < total:
-            raise StorageError(f"{folder}: no room to spool {name}: {total} bytes wanted, "
-                               f"{free.f_bavail * free.f_frsize} free",
-                               "TMPDIR=/somewhere/else")  # fmt: skip
-        with tempfile.TemporaryFile(dir=folder, prefix="ucl-spool-") as f:
+        with spool_file(name, total, tmpdir) as f:
             part: bytearray | memoryview = buf
             scratch = memoryview(bytearray(_STEP))
             while len(part):

@@ -58,7 +58,7 @@ def shell_line(step: Step) -> str:
     words = ["ucl", step.verb]
     for field in dataclasses.fields(step.settings):
         value = getattr(step.settings, field.name)
-        if value == field.default:
+        if value == field.default or field.name in step.settings.unread:
             continue
         flags = flags_of(field)[0].split("/")
         if isinstance(value, bool):
@@ -121,7 +121,7 @@ def _toml(config: RunConfig, steps: list[Step], init: InitSettings) -> list[str]
     for name, settings in [("init", init), *((s.verb, s.settings) for s in steps)]:
         lines += ["", f"[{name}]"]
         for key, value in settings.as_dict().items():
-            if value is not None:
+            if value is not None and key not in settings.unread:
                 lines.append(f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return lines
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ucl.context import Context
 from ucl.errors import DataError
@@ -15,9 +17,20 @@ from ucl.front.options import Common
 from ucl.front.streams import find_input, open_output, stdin_is_data
 from ucl.rundir import RunDir
 
+if TYPE_CHECKING:
+    from ucl.artifacts import Features
+    from ucl.formats.reader import Artifact
+    from ucl.memory import Need
 
-def load_input(given: str | None, run: RunDir | None, what: str, common: Common, *, joins: bool = False) -> tuple[Any, Context]:
+Reader = Callable[[Path | int, str, str], Any]
+
+
+def load_input(given: str | None, run: RunDir | None, what: str, common: Common, *, joins: bool = False,
+               reader: Reader | None = None) -> tuple[Any, Context]:
     """(artifact, context) of a stage's input: a file, a stream, or the run directory's work/.
+
+    Args:
+        reader: takes the place of `store.load`.
 
     Raises:
         DataError: not whole, not of this kind, stale, or of another run directory.
@@ -27,7 +40,7 @@ def load_input(given: str | None, run: RunDir | None, what: str, common: Common,
     if run is not None and given is None and not stdin_is_data():
         run.next_turn()
     source, name = find_input(given, run, what)
-    artifact = load(source, f"ucl/{what}", name)
+    artifact = (reader or load)(source, f"ucl/{what}", name)
     belongs = joins or artifact.foreign or bool(artifact.context.method)
     if run is not None and belongs and artifact.samples is not None and artifact.samples.digest != run.config.samples_digest:
         raise DataError(f"{name}: {artifact.samples.unlike(list_of(None, run)[0])}", "use its own; ucl align puts rows in its order, by name")
@@ -38,6 +51,66 @@ def load_input(given: str | None, run: RunDir | None, what: str, common: Common,
         else:
             run.check(dataclasses.replace(context, generation=-1), name)
     return artifact, context
+
+
+def features_reader(memory: int, needed: Callable[[Features, int, int, int], Need]) -> Reader:
+    """A reader of features that may be larger than memory.
+
+    Those in a file stay there and are read in chunks.  Those from a pipe are taken into memory if they fit beside what
+    clustering needs, else into a temporary file.
+
+    Args:
+        memory: bytes to keep to.
+        needed: told the header (features without rows or samples), N, D and the bytes of a path, says what clustering takes;
+            it is asked before the rows are read.
+
+    Raises:
+        UsageError: not even the least that is needed fits into ``memory``.  StorageError: no room for the temporary file.
+    """
+    def read(source: Path | int, kind: str, name: str) -> Features:
+        import numpy as np
+
+        from ucl.artifacts import Features
+        from ucl.formats.reader import open_artifact
+        from ucl.matrix import FileRows, place
+
+        file = open_artifact(source, kind, name=name)
+        try:
+            shape = file.shape("/features")
+            if len(shape) != 2:
+                raise DataError(f"{name}: /features: shape {shape}, expected (N, D)")
+            n, d = shape
+            path = file.dtype("/samples/path").itemsize if "/samples/path" in file else 0
+            wanted = needed(_header(file, np.empty((0, d), np.float32)), n, d, path)
+            wanted.check(memory, f"clustering {n} x {d} features")
+            if not file.streaming:
+                features = Features.load(file, FileRows(file, "/features"))
+            else:
+                rows = place(n, d, memory - wanted.least, f"the features of {name}")
+                at = 0
+                for block in file.rows("/features"):
+                    rows[at:at + len(block)] = block
+                    at += len(block)
+                features = Features.load(file, rows)
+            file.drain()
+            if not isinstance(source, Path):
+                features.digest = file.digest
+        except BaseException:
+            file.close()
+            raise
+        if file.streaming:
+            file.close()
+        return features
+
+    return read
+
+
+def _header(file: Artifact, nothing: Any) -> Features:
+    """Features as far as the head of a file or stream tells: whose they are."""
+    from ucl.artifacts import Features
+
+    text = file.attrs.get("context")
+    return Features(nothing, context=Context.from_json(text or "{}", file.name), foreign=not text)
 
 
 def write_labels(command: str, labels: Any, where: str, common: Common, as_json: bool, *, force: bool,

@@ -20,6 +20,7 @@ import typer
 
 from ucl import settings as all_settings
 from ucl.errors import UsageError
+from ucl.memory import parse_size
 
 Main = Callable[..., int]
 
@@ -31,7 +32,7 @@ class Common:
     Attributes:
         command: as it is called in messages, "ucl cluster".
         quiet: errors only.  verbose: 0, 1 or 2.
-        device, threads, seed, precision, compile: the machine options, None where not given.
+        device, threads, seed, memory, precision, compile: the machine options, None where not given.
     """
 
     command: str = "ucl"
@@ -42,6 +43,7 @@ class Common:
     seed: int | None = None
     precision: str | None = None
     compile: bool | None = None
+    memory: str | None = None
 
 
 _QUIET = {
@@ -60,6 +62,9 @@ PrecisionOption = Annotated[str | None, typer.Option("--precision", metavar="flo
 CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the network with torch.compile; needs a C++ compiler. "
                                                     "Default: no, in a run directory what init recorded.", show_default=False)]
 _COMPUTE = {"precision": PrecisionOption, "compile": CompileOption}
+_MEMORY = {"memory": Annotated[str | None, typer.Option("--memory", metavar="SIZE", envvar="UCL_MEMORY", show_envvar=False,
+                                                        help="Memory to keep to in clustering, as 8G; results do not depend on it. "
+                                                             "Default: what the machine or the Slurm job has.")]}
 _SEED = {"seed": Annotated[int | None, typer.Option("--seed", help="Seed of every random draw; in a run directory the one that "
                                                     "init recorded. Default: 0.", metavar="N")]}
 
@@ -87,18 +92,19 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with what wa
 StageOption = Annotated[str, typer.Option("--stage", metavar="NAME", help="Which step of the plan, where a turn has several of this verb.")]
 
 
-def command(verb: str = "", *, machine: bool = False, threads: bool = False, seed: bool = False, compute: bool = False,
+def command(verb: str = "", *, machine: bool = False, threads: bool = False, seed: bool = False, compute: bool = False, memory: bool = False,
             skip: tuple[str, ...] = ()) -> Callable[[Main], Main]:
     """Give a command function its shared options.
 
     Args:
         verb: key of `settings.SETTINGS`; its fields become options, collected in ``given``.
         machine: add --device and --threads.  threads: add --threads alone.  seed: add --seed.
-        compute: add --precision and --compile.
+        compute: add --precision and --compile.  memory: add --memory.
         skip: fields that get no option.
     """
     named = ("device", "threads") if machine else ("threads",) if threads else ()
-    shared = {**_QUIET, **{name: _MACHINE[name] for name in named}, **(_SEED if seed else {}), **(_COMPUTE if compute else {})}
+    shared = {**_QUIET, **{name: _MACHINE[name] for name in named}, **(_SEED if seed else {}), **(_COMPUTE if compute else {}),
+              **(_MEMORY if memory else {})}
 
     def wrap(function: Main) -> Main:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -120,6 +126,8 @@ def command(verb: str = "", *, machine: bool = False, threads: bool = False, see
             start_logging(called, common)
             all_settings.MachineSettings().override({k: v for k in ("seed", "threads", "precision") if (v := getattr(common, k)) is not None},
                                                     "command line")
+            if common.memory:
+                parse_size(common.memory)
             given = {f.name: values.pop(_name(f, verb)) for f in fields}
             given = {k: v for k, v in given.items() if v is not None}
             if verb:

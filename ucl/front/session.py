@@ -11,6 +11,7 @@ from ucl import device
 from ucl.context import Context
 from ucl.errors import DataError, InputMissing, OutputRefused
 from ucl.front.options import Common
+from ucl.memory import budget
 from ucl.methods.method import Step, plan, step_for
 from ucl.rundir import RunDir
 
@@ -30,8 +31,9 @@ def threads_for(run: RunDir | None, common: Common) -> int:
 
 
 def runtime_for(run: RunDir | None, common: Common, *, torch: bool) -> device.Runtime:
-    """The machine: device, threads, precision, compilation.  Without ``torch`` the device is the CPU, and torch is imported only to
+    """The machine: device, threads, precision, compilation, memory.  Without ``torch`` the device is the CPU, and torch is imported only to
     refuse a GPU that was asked for and is missing."""
+    memory = budget(common.memory)
     threads = threads_for(run, common)
     precision, compiled = (run.config.precision, run.config.compile) if run else ("float32", False)
     for name, asked_for in (("precision", common.precision), ("compile", common.compile)):
@@ -40,19 +42,22 @@ def runtime_for(run: RunDir | None, common: Common, *, torch: bool) -> device.Ru
     precision = common.precision or precision
     compiled = torch and (compiled if common.compile is None else common.compile)
     asked = common.device or "auto"
-    if torch or asked != "auto":
-        found = device.resolve(asked, threads, precision, compiled)
-        if torch:
-            return found
-    return device.resolve("cpu", threads, precision)
+    found = device.resolve(asked, threads, precision, compiled) if torch or asked != "auto" else None
+    if found is None or not torch:
+        found = device.resolve("cpu", threads, precision)
+    return dataclasses.replace(found, memory=memory)
 
 
-def with_flags(context: Context, verb: str, given: dict[str, Any]) -> Context:
-    """The context with the command line's settings noted, so that files say what was set by hand."""
+def with_flags(context: Context, verb: str, given: dict[str, Any], step: Step | None = None) -> Context:
+    """The context with the command line's settings noted, so that files say what was set by hand.
+
+    What ``step`` does not read under these flags is no longer noted.
+    """
     if not given:
         return context
     noted = {f"{verb}.{k}": ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in given.items()}
-    return dataclasses.replace(context, overrides=context.overrides | noted)
+    unread = {f"{verb}.{name}" for name in step.settings.unread} if step is not None else set()
+    return dataclasses.replace(context, overrides={k: v for k, v in (context.overrides | noted).items() if k not in unread})
 
 
 def step_of(context: Context, verb: str, stage: str, given: dict[str, Any]) -> Step:

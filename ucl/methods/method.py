@@ -72,8 +72,15 @@ def plan(context: Context) -> list[Step]:
     The only source of settings: `run` walks this list, and every command looks itself up in it.
     """
     steps = list(method_named(context.method).steps(context))
-    return [dataclasses.replace(step, settings=step.settings.override(_by_hand(context, step.verb), "ucl.toml"))
+    return [dataclasses.replace(step, settings=_applied(step.settings, _by_hand(context, step.verb), "ucl.toml"))
             for step in steps]
+
+
+def _applied(settings: Settings, by_hand: Mapping[str, Any], where: str = "") -> Settings:
+    """Settings with what was set by hand; UsageError if that includes what is then not read."""
+    changed = settings.override(by_hand, where)
+    changed.refuse_unread(by_hand, where)
+    return changed
 
 
 def plan_length(context: Context) -> int:
@@ -111,5 +118,5 @@ def step_for(context: Context, verb: str, stage: str = "", overrides: Mapping[st
             raise ConfigError(f"{context.method}: no step {stage!r} with verb {verb}",
                               "steps: " + ", ".join(s.stage for s in plan(context)))
         else:  # a verb the method does not use: its own defaults, and what ucl.toml says of it
-            step = Step(verb, SETTINGS[verb]().override(_by_hand(context, verb), "ucl.toml"), (), ())
-    return dataclasses.replace(step, settings=step.settings.override(overrides or {}))
+            step = Step(verb, _applied(SETTINGS[verb](), _by_hand(context, verb), "ucl.toml"), (), ())
+    return dataclasses.replace(step, settings=_applied(step.settings, overrides or {}))

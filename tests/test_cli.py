@@ -107,8 +107,8 @@ def test_public_names_are_frozen() -> None:
 
 
 def test_commands_are_frozen() -> None:
-    assert list(COMMANDS) == ["init", "run", "status", "extract", "cluster", "purify", "train-epoch", "evaluate", "targets", "view", "info",
-                              "validate", "digest", "doctor"]
+    assert list(COMMANDS) == ["init", "pack", "run", "status", "extract", "cluster", "purify", "train-epoch", "evaluate", "targets", "view",
+                              "info", "validate", "digest", "doctor"]
     assert {group for _, _, group in COMMANDS.values()} == set(GROUPS)
 
 

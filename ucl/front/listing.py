@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from ucl.artifacts import Samples
 from ucl.errors import UsageError
-from ucl.rundir import RunDir
 from ucl.settings import ListSettings
 
 if TYPE_CHECKING:
+    from ucl.artifacts import Samples
     from ucl.listing import Listing
+    from ucl.rundir import RunDir
 
 SplitOption = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Parts of a released data set, joined by +; all for all. Default: "
                                                  "its training part.", show_default=False)]
@@ -41,6 +40,9 @@ def list_of(images: str | None, run: RunDir | None, settings: ListSettings | Non
     Raises:
         UsageError: nothing was named.
     """
+    import numpy as np
+
+    from ucl.artifacts import Samples
     from ucl.formats.reader import open_artifact
 
     if images is None and run is None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ucl.errors import UsageError
-from ucl.rundir import RunDir
 from ucl.settings import ListSettings
 
 if TYPE_CHECKING:
     from ucl.artifacts import Samples
     from ucl.listing import Listing
+    from ucl.rundir import RunDir
 
 SplitOption = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Parts of a released data set, joined by +; all for all. Default: "
                                                  "its training part.", show_default=False)]

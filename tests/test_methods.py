@@ -108,7 +108,7 @@ def test_every_method_is_listed_with_its_paper() -> None:
 def test_an_unknown_method_names_the_known() -> None:
     with pytest.raises(UsageError, match="unknown method 'depcluster'") as e:
         method_named("depcluster")
-    assert e.value.hint == "known: deepcluster, persistent"
+    assert e.value.hint == "known: deepcluster, persistent, onepass"
     with pytest.raises(UsageError):
         plan(Context("depcluster"))
 
@@ -168,7 +168,7 @@ def test_outside_a_run_directory_a_verb_has_its_own_defaults() -> None:
     assert step_for(Context(overrides={"cluster.k": "5"}), "cluster").settings.k == 0
 
 
-@pytest.mark.parametrize("method", ["deepcluster", "persistent"])
+@pytest.mark.parametrize("method", ["deepcluster", "persistent", "onepass"])
 @pytest.mark.parametrize("size", [32, 224])
 def test_behind_a_sobel_filter_there_is_no_jitter(method: str, size: int) -> None:
     """DeepCluster's views are cropped and mirrored only; without the filter colour is a shortcut, and the jitter hides it."""

@@ -85,10 +85,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int], li
     found: list[tuple[list[int], list[int], list[float]]] = []
     step = train_epoch._State.step
 
-    def watched(self: Any, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    def watched(self: Any, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, at: np.ndarray) -> torch.Tensor:
         red = (x[:, 0, 3, 3] * STD[0] + MEAN[0]) * 25.5
         found.append((red.round().int().tolist(), y.tolist(), w.tolist()))
-        return step(self, x, y, w)
+        return step(self, x, y, w, at)
 
     monkeypatch.setattr(train_epoch._State, "step", watched)
     return found
@@ -490,3 +490,52 @@ def test_collapse(images: ImageList, model: Checkpoint, caplog: pytest.LogCaptur
     assert ("the clusters collapse" in caplog.text) is collapsed
     if k == 10 and collapsed:
         assert "2 of 10 are filled, the largest has 54 % of the images" in caplog.text
+
+
+# features of the training pass
+
+def test_what_training_remembers(images: ImageList, model: Checkpoint, y: Labels) -> None:
+    """Of an image drawn twice the last step's; of one never drawn the last epoch's, or nothing.  With a learning rate of 0 the network's own."""
+    some = labels([0, 1, 2, 3] * 4 + [-1] * 8)
+    options: dict[str, Any] = {"lr": 0.0, "batch": 8, "keep_features": True, "sampler": "shuffle"}
+    made = train(images, model, some, epoch_length=1.5, **options).model
+    kept = made.memory["features"]
+    assert kept.shape == (N, 256)
+    assert kept.dtype == np.float32
+    assert np.isnan(kept[16:]).all()
+    assert np.isfinite(kept[:16]).all()
+    key = Key(5, 0, "train-epoch", 2)
+    rows = draw_epoch(some.labels, "shuffle", 1.5, key)
+    net = models.restore(model).train()
+    for start in range(0, 24, 8):
+        x = Batches(images, RUNTIME, 16, MEAN, STD).train(rows[start:start + 8], np.arange(start, start + 8), key, TrainSettings())
+        with torch.no_grad():
+            wanted = net(x).numpy()
+        last = [i for i, row in enumerate(rows[start:start + 8]) if row not in rows[start + 8:]]
+        np.testing.assert_allclose(kept[rows[start:start + 8][last]], wanted[last], atol=1e-5)
+    again = train(images, made, y, **options).model.memory["features"]
+    assert np.isfinite(again).all()
+    half = train(images, dataclasses.replace(made, memory={"features": again}), some, **options).model.memory["features"]
+    assert (half[16:] == again[16:]).all()
+    assert "features" not in train(images, made, y).model.memory                    # nothing stale is handed on
+
+
+def test_extraction_hands_on_what_training_remembers(images: ImageList, model: Checkpoint, y: Labels) -> None:
+    from ucl.errors import UsageError
+    from ucl.extract import extract
+    from ucl.settings import ExtractSettings
+
+    def features(checkpoint: Checkpoint, **options: Any) -> Any:
+        settings = ExtractSettings(**({"final_relu": True, "batch": 10} | options))
+        return extract(images, checkpoint, settings, CONTEXT, RUNTIME, lambda *a: None).collect()
+
+    some = train(images, model, labels([0, 1, 2, 3] * 4 + [-1] * 8), keep_features=True, batch=8, sampler="shuffle").model
+    handed, plain = features(some, source="training"), features(some)
+    assert (handed.features[:16] == some.memory["features"][:16]).all()
+    np.testing.assert_allclose(handed.features[16:], plain.features[16:], atol=1e-5)
+    assert not np.allclose(handed.features[:16], plain.features[:16], atol=1e-2)
+    assert (features(model, source="training").features == features(model).features).all()      # nothing to hand on yet
+    with pytest.raises(UsageError, match="after its final ReLU"):
+        features(some, source="training", final_relu=False)
+    with pytest.raises(DataError, match="/memory/features: 3 rows, expected 24"):
+        features(dataclasses.replace(some, memory={"features": np.zeros((3, 256), np.float32)}), source="training")

@@ -1,12 +1,16 @@
-"""DeepCluster's named variants, walked by `run` and by the shell: clustering every n epochs, weights instead of balanced draws."""
+"""DeepCluster's named variants, walked by `run` and by the shell: clustering every n epochs, weights instead of balanced draws, features
+from the training pass."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_parity import LOOP, digests, make, pipe, ucl
+
+from ucl import read
 
 N = 1797
 SMALL = ("--set", "train-epoch.batch=256", "--set", "cluster.iterations=5")
@@ -40,3 +44,20 @@ def test_run_and_shell_are_equal(tmp_path: Path, name: str) -> None:
     assert others["epochs/0001/labels.h5"] == wanted["epochs/0001/labels.h5"]         # the first clustering knows nothing of it yet
     assert others["epochs/0001/model.h5"] != wanted["epochs/0001/model.h5"]
     assert others["epochs/0002/labels.h5"] != wanted["epochs/0002/labels.h5"]
+
+
+@pytest.mark.slow
+def test_one_pass_an_epoch(tmp_path: Path) -> None:
+    """The features of the second epoch are those of the first one's training, in the loop and in `run`; epochs still learn."""
+    straight, disk, shell = (make(tmp_path / leg, *SMALL, method="onepass", epochs=3) for leg in ("straight", "disk", "shell"))
+    ucl("run", cwd=straight)
+    ucl("run", "--through-disk", cwd=disk)
+    pipe(LOOP, shell)
+    wanted = digests(straight)
+    assert digests(disk) == wanted
+    assert digests(shell) == wanted
+    first, second = (read(shell / f"features.{n}.h5", "ucl/features") for n in (1, 2))
+    trained = read(shell / "epochs/0001/model.h5", "ucl/checkpoint")
+    assert np.array_equal(second.features, trained.memory["features"])
+    assert (first.layer, second.layer) == ("last", "last, in training")
+    assert facts(straight, 3)["loss"] < facts(straight, 1)["loss"]

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 KEPT, CUT_BY_DISTANCE, DROPPED_BY_VOTE, PULLED_BACK, DISSOLVED, BAD_IMAGE = range(6)
 FLAGS = ("KEPT", "CUT_BY_DISTANCE", "DROPPED_BY_VOTE", "PULLED_BACK", "DISSOLVED", "BAD_IMAGE")
 
+REMEMBERED = "features"
+"""Name in a checkpoint's memory: (N, D) float32, each image's features at its last training step; NaN before the first."""
+
 Arrays = dict[str, NDArray[Any]]
 
 

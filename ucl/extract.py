@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl import dist, stop
-from ucl.artifacts import NOT_FINITE, OK, Checkpoint, Features, ImageList, Samples
+from ucl.artifacts import NOT_FINITE, OK, REMEMBERED, Checkpoint, Features, ImageList, Samples
 from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime
-from ucl.errors import DataError, Stopped
+from ucl.errors import DataError, Stopped, UsageError
 from ucl.settings import ExtractSettings
 
 if TYPE_CHECKING:
@@ -131,19 +131,39 @@ def extract(images: ImageList, model: Checkpoint, settings: ExtractSettings, con
 
     if not images.samples.ok.any():
         raise DataError("images: found no readable image", "ucl view --bad names them")
+    remembered = _remembered(images, model, settings)
     tap = models.tap(models.restore(model), model, settings)
     d = tap.dim
     transform = {k: model.config.get(k) for k in ("size", "mean", "std")} | ({"sobel": True} if model.config.get("sobel") else {})
     head = Features(np.empty((0, d), np.float32), images.samples, str(model.config["backbone"]), model.weights_digest(),
-                    tap.text, json.dumps(transform), context=context)
+                    tap.text if remembered is None else f"{tap.text}, in training", json.dumps(transform), context=context)
     status = images.samples.status.copy()
     stream = FeatureStream(len(images.samples), d, iter(()), head, status, settings.batch)
-    stream.blocks = _blocks(images, model, tap, settings, runtime, report, stream)
+    stream.blocks = _blocks(images, model, tap, settings, runtime, report, stream, remembered)
     return stream
 
 
+def _remembered(images: ImageList, model: Checkpoint, settings: ExtractSettings) -> NDArray[np.float32] | None:
+    """(N, D) features of the last training pass over each image, NaN where there was none; None where the network is to be asked.
+
+    Raises:
+        UsageError: settings that speak of another layer than the one that training remembers.
+        DataError: they are of another image list.
+    """
+    if settings.source != "training":
+        return None
+    if settings.layer or not settings.final_relu:
+        raise UsageError("--source training gives what the classifier was given: the last layer after its final ReLU",
+                         "--final-relu, and no --layer")
+    found = model.memory.get(REMEMBERED)
+    if found is not None and len(found) != len(images.samples):
+        raise DataError(f"checkpoint: /memory/{REMEMBERED}: {len(found)} rows, expected {len(images.samples)} as in the image list",
+                        "--source network")
+    return found
+
+
 def _blocks(images: ImageList, model: Checkpoint, tap: Tap, settings: ExtractSettings, runtime: Runtime,
-            report: Report, stream: FeatureStream) -> Iterator[NDArray[np.float32]]:
+            report: Report, stream: FeatureStream, remembered: NDArray[np.float32] | None) -> Iterator[NDArray[np.float32]]:
     import torch
 
     status, d = stream.status, stream.d
@@ -157,6 +177,10 @@ def _blocks(images: ImageList, model: Checkpoint, tap: Tap, settings: ExtractSet
         rows = np.arange(start, min(start + settings.batch, mine.stop))
         good = rows[status[rows] == OK]
         block = np.full((len(rows), d), np.nan, np.float32)
+        if remembered is not None:
+            known = np.isfinite(remembered[good]).all(1)
+            block[good[known] - start] = remembered[good[known]]
+            good = good[~known]
         if len(good):
             with torch.inference_mode(), runtime.autocast():
                 out = features(batches.evaluate(good))

@@ -198,6 +198,9 @@ class ExtractSettings(Settings):
     batch: int = option(256, "images in a batch", flags=("--batch",), low=1)
     final_relu: bool = option(False, "keep the network's final ReLU (DeepCluster drops it)",
                               source="DeepCluster, released code; issue 13 there")
+    source: str = option("network", "where features come from: network, or training: what the last epoch's training pass remembered "
+                         "(train-epoch --keep-features), and the network for images it never saw", choices=("network", "training"),
+                         source="training: as in DeepCluster-v2, SwAV's released code")
     layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, or a module's path")
     map: str = option("mean", "what a map of features becomes: mean or max over the places, flatten, grid-S or max-S (averages or "
                       "maxima of S x S parts)")
@@ -332,6 +335,8 @@ class TrainSettings(ViewSettings):
                           source="DeepCluster section 3.3; UnifLabelSampler")
     epoch_length: float = option(1.0, "epoch length as a multiple of the number of labelled images", low=0,
                                  source="released code: reassign")
+    keep_features: bool = option(False, "remember each image's features of this training pass, for extract --source training",
+                                 source="DeepCluster-v2, SwAV's released code")
     weights: str = option("none", "weight of a cluster in the loss: none, inverse (1/N_c), inverse-sqrt",
                           choices=("none", "inverse", "inverse-sqrt"), source="DeepCluster section 3.3; ODC 3.2")
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ucl import dist, stop
 from ucl.agreement import collapsed, compare_labelings
-from ucl.artifacts import Checkpoint, ImageList, Labels, replace
+from ucl.artifacts import REMEMBERED, Checkpoint, ImageList, Labels, replace
 from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime, keyed_stream
@@ -81,6 +81,7 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
     if len(rows) < 2:
         raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
     state = _State(model, labels.k, settings, key, runtime, resume)
+    state.remember(len(usable) if settings.keep_features else 0)
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     weight = cluster_weights(usable, labels.k, settings.weights)
     row_weight = weight[np.maximum(usable, 0)] * (labels.weight if labels.weight is not None else np.float32(1))
@@ -180,13 +181,26 @@ class _State:
         if kept:
             models.load_momentum(self.head_optimizer, self.head, model.optimizer, "head/")
 
-    def step(self, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        """One SGD step on the weighted mean cross-entropy; returns the detached loss."""
+    def remember(self, n: int) -> None:
+        """Keep the features of every step's images in the memory, a row for each of ``n`` images; 0 = do not, and forget those kept."""
+        self.seen: list[tuple[NDArray[np.int64], torch.Tensor]] = []
+        self.bank: NDArray[np.float32] | None = None
+        before = self.memory.pop(REMEMBERED, None)
+        if n:
+            d = int(self.backbone.feature_dim)
+            fits = before is not None and before.shape == (n, d)
+            self.bank = np.array(before, np.float32) if before is not None and fits else np.full((n, d), np.nan, np.float32)
+            self.memory[REMEMBERED] = self.bank
+
+    def step(self, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, at: NDArray[np.int64]) -> torch.Tensor:
+        """One SGD step on the weighted mean cross-entropy of the images of rows ``at``; returns the detached loss."""
         from torch.nn import functional
 
         with self.runtime.autocast():
             features = self.features(x)
         logits = self.head(features.float())
+        if self.bank is not None:
+            self.seen.append((at, features.detach().float()))
         each = functional.cross_entropy(logits, y, reduction="none")
         loss = (each * w).sum() / w.sum()
         self.body_optimizer.zero_grad(set_to_none=True)
@@ -225,20 +239,24 @@ class _State:
         return made
 
     def settle(self, losses: list[torch.Tensor], spans: list[tuple[int, int]], rows: NDArray[np.int64]) -> None:
-        """Move the losses of the last batches, if there are any, to those so far.
+        """Move the losses and features of the last batches, if there are any, to those so far.
 
         Raises:
             DataError: one is not finite.
         """
         import torch
 
+        if self.bank is not None:
+            for at, features in self.seen:  # in order: of an image drawn twice the last step counts
+                self.bank[at] = features.cpu().numpy()
+            self.seen.clear()
         if not losses:
             return
         found = torch.stack(losses).double().cpu().numpy()
         if not np.isfinite(found).all():
-            at = int(np.flatnonzero(~np.isfinite(found))[0])
-            first = len(self.losses) + at
-            raise DataError(f"loss: found {found[at]} in batch {first} of {len(spans)} (rows "
+            bad = int(np.flatnonzero(~np.isfinite(found))[0])
+            first = len(self.losses) + bad
+            raise DataError(f"loss: found {found[bad]} in batch {first} of {len(spans)} (rows "
                             f"{', '.join(str(r) for r in rows[spans[first][0]:spans[first][0] + 3])}, ...), wanted a finite number",
                             "a smaller --lr; the last committed epoch stands")
         self.losses = np.concatenate([self.losses, found])
@@ -268,7 +286,7 @@ def _loop(state: _State, batches: Batches, labels: NDArray[np.int32], weight: ND
         y = torch.from_numpy(labels[at].astype(np.int64)).to(x.device)
         w = torch.from_numpy(weight[at]).to(x.device)
         with keyed_stream(key, f"dropout/{start}", state.runtime.device):
-            losses.append(state.step(x, y, w))
+            losses.append(state.step(x, y, w, at))
         report("train-epoch", end, len(rows))
         if (number + 1) % 50 == 0 or end == len(rows):
             state.settle(losses, spans, rows)

@@ -14,7 +14,7 @@ SetOption = Annotated[list[str], typer.Option("--set", metavar="VERB.KEY=VALUE",
 KeepOption = Annotated[str | None, typer.Option("--keep", metavar="N|all", help="Generations whose model and labels are kept. Default: 2.")]
 FilesFromOption = Annotated[str | None, typer.Option("--files-from", metavar="FILE", help="List of image paths, one per line; - is "
                                                      "standard input. The order is kept.")]
-MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help="deepcluster or persistent.")]
+MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help="deepcluster, persistent or onepass.")]
 ImagesArgument = Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder of images, an archive (tar), a released data "
                                                       "set, an images.h5, or digits, the built-in data set.",
                                                       show_default=False)]

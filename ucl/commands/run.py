@@ -14,7 +14,7 @@ EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 
 
 @command("init", machine=True, seed=True, memory=True)
-def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="deepcluster or persistent, for a new run.",
+def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="deepcluster, persistent or onepass, for a new run.",
                                                       show_default=False)] = None,
          images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, archive, data set, images.h5, or digits.",
                                                       show_default=False)] = None, *,

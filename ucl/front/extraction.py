@@ -193,7 +193,7 @@ def features_now(run: RunDir, common: Common, runtime: device.Runtime, images: A
     from ucl.methods.method import step_for
 
     context = dataclasses.replace(run.context(), stage="extract")
-    settings: Any = step_for(context, "extract").settings
+    settings: Any = dataclasses.replace(step_for(context, "extract").settings, source="network")  # type: ignore[call-arg]
     images = images if images is not None else session.load_images(run)
     model = model if model is not None else session.load_model(run, run.newest)
     with Progress("ucl evaluate", common) as progress:

@@ -13,6 +13,8 @@ METHODS: dict[str, tuple[str, str]] = {
                     "fresh classifier each epoch"),
     "persistent": ("ucl.methods.persistent", "ucl's own variant: k-means starts from the last labels' means, so ids "
                    "persist and the classifier is kept"),
+    "onepass": ("ucl.methods.onepass", "DeepCluster whose features come from the training pass, so that no image is looked at twice "
+                "an epoch (as in DeepCluster-v2, SwAV's released code)"),
 }
 
 

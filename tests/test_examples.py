@@ -82,3 +82,39 @@ def test_the_small_cifar_experiment_on_toy_data(tmp_path: Path) -> None:
                 PER_CLASS="40", SETTINGS="--set cluster.k=4 --set cluster.pca=8", JOBS="1", METHODS="deepcluster")
     assert done.returncode == 0, done.stderr
     assert "| deepcluster | 0 |" in done.stdout
+
+
+def test_cifar10(tmp_path: Path) -> None:
+    """examples/cifar10.sh on a small release of its own; started again it only measures."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        truth = np.arange(40, dtype=np.uint8) % 10
+        pixels = (truth[:, None] * 20 + rng.integers(0, 60, (40, 3072))).astype(np.uint8)
+        (folder / name).write_bytes(np.concatenate([truth[:, None], pixels], 1).tobytes())
+    (folder / "batches.meta.txt").write_text("airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n")
+    env = {"CIFAR": str(folder), "OUT": str(tmp_path / "run"), "BACKBONE": "convnet", "EPOCHS": "1", "SETTINGS": "--set cluster.k=8 -j 1"}
+    for _ in range(2):
+        done = bash(str(EXAMPLES / "cifar10.sh"), tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        assert "knn_top1" in done.stdout
+        assert "linear_top1" in done.stdout
+        assert "nmi_arithmetic" in done.stdout
+
+
+def test_imagenet(tmp_path: Path) -> None:
+    """examples/imagenet-deepcluster.sh, every line of it, on something small."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("n01440764", "n01443537"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 256, (40 + i, 60 - i, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i}.JPEG", format="JPEG")
+    env = {"IMAGENET": str(tmp_path / "train"), "OUT": str(tmp_path / "run"), "BACKBONE": "alexnet-32", "EPOCHS": "1",
+           "SETTINGS": "--set cluster.k=3 --set cluster.pca=4 -j 1 --set evaluate-linear.folds=2"}
+    done = bash(str(EXAMPLES / "imagenet-deepcluster.sh"), tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("linear_top1") == 3

@@ -25,11 +25,14 @@ def extract(net: Any, views: torch.Tensor, batch: int) -> Any:
     import numpy as np
     import torch
 
-    net.eval()
+    from ucl.networks.taps import Tap
+
+    read = Tap(net.cpu(), views.shape[-1], final_relu=False)
+    net.to(views.device).eval()
     out = np.empty((len(views), net.feature_dim), np.float32)
     with torch.inference_mode():
         for start in range(0, len(views), batch):
-            out[start:start + batch] = net.features(views[start:start + batch], False).cpu().numpy()
+            out[start:start + batch] = read(views[start:start + batch]).cpu().numpy()
     return out
 
 
@@ -43,7 +46,7 @@ def train(net: Any, head: Any, views: torch.Tensor, labels: torch.Tensor, settin
     top = optim.SGD(head.parameters(), settings.lr, settings.head_momentum, weight_decay=settings.weight_decay)
     loss = None
     for start in range(0, len(views), settings.batch):
-        loss = functional.cross_entropy(head(net.features(views[start:start + settings.batch], True)), labels[start:start + settings.batch])
+        loss = functional.cross_entropy(head(net(views[start:start + settings.batch])), labels[start:start + settings.batch])
         body.zero_grad(set_to_none=True)
         top.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

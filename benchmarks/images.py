@@ -51,10 +51,13 @@ def loaded(scale: Scale, workers: int, net: Any = None) -> Any:
     """Features of the folder through the DataLoader; without a network its batches alone are made."""
     import torch
 
+    from ucl.networks.taps import Tap
+
     found = []
+    read = Tap(net.eval(), SIDE, final_relu=False) if net is not None else None
     with torch.inference_mode():
         for x, _ in loader(scale, workers):
-            found.append(net.eval().features(x, False).numpy() if net is not None else x[:, 0, 0, 0].numpy())
+            found.append(read(x).numpy() if read is not None else x[:, 0, 0, 0].numpy())
     return np.concatenate(found)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks: their statistics and table, that README names every row, and (slow) that every row can be measured."""
+"""The benchmarks: their statistics and table, that README names every row, and (marker bench) that every row can be measured."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_row_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch, capsys
     assert "no such luck" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 def test_every_row_can_be_measured(tmp_path: Path) -> None:
     out = tmp_path / "table.json"
     done = subprocess.run([sys.executable, "-m", "benchmarks", "--quick", "--repeat", "1", "--json", str(out)], cwd=ROOT, stdin=subprocess.DEVNULL,

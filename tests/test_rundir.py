@@ -9,6 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -368,6 +369,19 @@ def test_another_hosts_lock_is_broken_by_its_own_job_only(run: RunDir, monkeypat
     else:
         with pytest.raises(OutputRefused, match="on elsewhere is at work here"), run.lock():
             pytest.fail("two hold the lock")
+
+
+def test_the_lock_of_a_killed_process_that_nobody_waited_for_is_broken(run: RunDir) -> None:
+    killed = subprocess.Popen(["sleep", "60"])
+    (run.path / "lock").write_text(f"{socket.gethostname()} {killed.pid} -\n")
+    with pytest.raises(OutputRefused, match=f"process {killed.pid} on"), run.lock():
+        pytest.fail("two hold the lock")
+    killed.kill()
+    while Path(f"/proc/{killed.pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.001)
+    with run.lock():
+        assert (run.path / "lock").read_text().split()[1] == str(os.getpid())
+    killed.wait()
 
 
 def test_a_lock_that_cannot_be_read_is_not_broken(run: RunDir) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl.errors import StorageError
-from ucl.formats.atomic import explain
+from ucl.formats.atomic import explain, fill
 from ucl.formats.digest import as_bytes
 from ucl.formats.spool import spool_file
 
@@ -117,14 +117,11 @@ class SpooledRows(_Chunked):
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         out = np.empty((stop - start, self.shape[1]), np.float32)
         view, at = as_bytes(out), start * self.shape[1] * 4
-        while len(view):
-            try:
-                n = os.preadv(self._fd, [view[:1 << 30]], at)
-            except OSError as e:
-                raise StorageError(f"TMPDIR: cannot read back {self._what}: {e.strerror}") from e
-            if n == 0:
+        try:
+            if not fill(self._fd, view, at):
                 raise StorageError(f"TMPDIR: {self._what}: the spool file has become shorter")
-            view, at = view[n:], at + n
+        except OSError as e:
+            raise StorageError(f"TMPDIR: cannot read back {self._what}: {e.strerror}") from e
         return out
 
 

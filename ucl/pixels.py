@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl import decode
-from ucl.spool import Spool
+from ucl.formats.spool import Spool
 
 IN_MEMORY = 256 << 20
 """Bytes of pixels that are kept in memory."""

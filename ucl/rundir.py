@@ -392,8 +392,11 @@ class RunDir:
 
 
 def _alive(pid: str) -> bool:
-    """Whether another process of that number lives; our own number is an earlier life's (a container restarts with the same)."""
-    if pid == str(os.getpid()):
+    """Whether another process of that number lives; our own number is an earlier life's (a container restarts with the same).
+
+    A killed process that its parent has not yet taken note of is dead.
+    """
+    if pid == str(os.getpid()) or _exiting(pid):
         return False
     try:
         os.kill(int(pid), 0)
@@ -402,6 +405,15 @@ def _alive(pid: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _exiting(pid: str) -> bool:
+    """Whether a process is a zombie, or on its way out (PF_EXITING), as far as the system tells: Linux does."""
+    try:
+        state, _, _, _, _, _, flags, *_ = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return state in ("Z", "X") or bool(int(flags) & 0x4)
+    except (OSError, ValueError):
+        return False
 
 
 def _write_synced(path: Path, artifact: Stored) -> None:

@@ -188,8 +188,8 @@ class _State:
         before = self.memory.pop(REMEMBERED, None)
         if n:
             d = int(self.backbone.feature_dim)
-            fits = before is not None and before.shape == (n, d)
-            self.bank = np.array(before, np.float32) if before is not None and fits else np.full((n, d), np.nan, np.float32)
+            again = before is not None and before.shape == (n, d)
+            self.bank = np.array(before, np.float32) if again else np.full((n, d), np.nan, np.float32)
             self.memory[REMEMBERED] = self.bank
 
     def step(self, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, at: NDArray[np.int64]) -> torch.Tensor:

@@ -42,6 +42,20 @@ def explain(e: OSError, path: str, doing: str = "write") -> UclError:
                         hint.get(e.errno or 0, "make room, or write somewhere else"))  # fmt: skip
 
 
+def fill(fd: int, view: memoryview, offset: int) -> bool:
+    """Read a file's bytes from ``offset`` into all of ``view``; False if the file ends before.
+
+    Raises:
+        OSError: as the system call.
+    """
+    while len(view):
+        n = os.preadv(fd, [view[:1 << 30]], offset)
+        if n == 0:
+            return False
+        view, offset = view[n:], offset + n
+    return True
+
+
 def fsync_dir(path: str | os.PathLike[str]) -> None:
     """Makes the names in a directory durable.
 

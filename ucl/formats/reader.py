@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ucl.errors import DataError, InputMissing, NotPermitted, StorageError
 from ucl.formats._h5 import h5d, h5py
+from ucl.formats.atomic import fill
 from ucl.formats.check import identify, validate
 from ucl.formats.digest import DatasetHash, as_bytes, combine, is_content
 from ucl.formats.layout import END_MARK, PROFILE
@@ -332,14 +333,12 @@ class FileArtifact(Artifact):
             raise DataError(f"{self.name}: {e.path}: damaged: {str(err)[:160]}", AGAIN) from err
 
     def _pread(self, view: memoryview, offset: int) -> None:
-        while len(view):
-            try:
-                n = os.preadv(self._fd, [view[: 1 << 30]], offset)
-            except OSError as e:
-                raise StorageError(f"{self.name}: cannot read: {e.strerror}") from e
-            if n == 0:
-                raise DataError(f"{self.name}: truncated while it was read", AGAIN)
-            view, offset = view[n:], offset + n
+        try:
+            whole = fill(self._fd, view, offset)
+        except OSError as e:
+            raise StorageError(f"{self.name}: cannot read: {e.strerror}") from e
+        if not whole:
+            raise DataError(f"{self.name}: truncated while it was read", AGAIN)
 
     def each_block(self, feed: Callable[[memoryview], None], stop: int) -> None:
         """Calls `feed` with the file's bytes from 0 to `stop`, a MiB at a time."""

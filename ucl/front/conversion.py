@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, Any
 from ucl.convert import Table, foreign_hdf5, from_artifact, from_foreign
 from ucl.errors import DataError, InputMissing, NotPermitted, UsageError
 from ucl.foreign import Found, read_dataset, read_npy, read_npz
+from ucl.formats.spool import spool_file
 from ucl.front.listing import list_of
 from ucl.front.streams import standard_input, stdin_is_data
 from ucl.names import Names, read_names, require_plain
@@ -45,7 +45,7 @@ def opened(given: str | None, form: str | None) -> Iterator[tuple[str, IO[bytes]
             if regular or form == "h5":
                 yield form, source, "stdin"
                 return
-            with tempfile.TemporaryFile(prefix="ucl-spool-") as spool:
+            with spool_file("standard input", None) as spool:
                 shutil.copyfileobj(source, spool, 1 << 20)
                 if not spool.tell():
                     raise DataError("stdin: empty: the producer wrote nothing", "look at the messages of the command before the pipe")

@@ -44,13 +44,13 @@ class PcpSettings(Settings):
                                 source="PCP, released code: epoch 20 of 200")
     keep_nearest: float = option(0.5, "share of each cluster kept, 1 - gamma", low=0, high=1, source="PCP: gamma 0.5")
     whole_up_to: int = option(5, "members of clusters that are kept whole before all sizes are cut", low=0, source="PCP, released code; the paper: 0")
-    keep_cap: float = option(1.0, "cap of the share kept once all sizes are cut; 1 = none", low=0, high=1,
+    keep_cap: float = option(PurifySettings.keep_cap, "cap of the share kept once all sizes are cut; 1 = none", low=0, high=1,
                              source="PCP, released code: high-ratio 0.5")
-    early_return: bool = option(False, "before all sizes are cut, stop at the first cluster of fewer than 2 members",
+    early_return: bool = option(PurifySettings.early_return, "before all sizes are cut, stop at the first cluster of fewer than 2 members",
                                 source="PCP, released code; the paper goes on")
     votes: bool = option(True, "past epochs vote", source="PCP, section on CPs")
-    vote_history: int = option(15, "past epochs that vote", low=1, source="PCP: n = 15")
-    vote_decay: float = option(0.8, "decay of the votes", low=0, high=1, source="PCP, released code: alpha")
+    vote_history: int = option(PurifySettings.vote_history, "past epochs that vote", low=1, source="PCP: n = 15")
+    vote_decay: float = option(PurifySettings.vote_decay, "decay of the votes", low=0, high=1, source="PCP, released code: alpha")
 
 
 def cluster_count(epoch: int, images: int, final_k: int, *, epochs: int = 200, round_: int = 0) -> int:

@@ -14,9 +14,9 @@ import numpy as np
 
 from ucl import decode
 from ucl.errors import DataError
+from ucl.formats.spool import Spool
 from ucl.sources import tar
 from ucl.sources.records import IMAGE, Records
-from ucl.spool import Spool
 
 SUFFIX = b".tar"
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ucl import decode
 from ucl.errors import DataError
-from ucl.spool import Spool
+from ucl.formats.spool import Spool
 
 if TYPE_CHECKING:
     from ucl.formats.reader import Artifact

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl.errors import DataError
+from ucl.formats.spool import Spool
 from ucl.sources import tar
-from ucl.spool import Spool
 
 _LONGEST_TEXT = 1 << 26
 

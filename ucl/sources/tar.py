@@ -13,8 +13,8 @@ from typing import IO
 
 from ucl import decode
 from ucl.errors import DataError
+from ucl.formats.spool import Spool
 from ucl.sources.records import begins
-from ucl.spool import Spool
 
 BLOCK = 512
 GZIP = b"\x1f\x8b"

@@ -1,14 +1,16 @@
 """ucl.methods.pcp: PCP's schedules against the numbers of the paper and its released code."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
 from ucl.errors import UsageError
-from ucl.methods.pcp import PcpSettings, cluster_count, learning_rate, pull_back_from, purification, warm_up_weight
-from ucl.settings import PurifySettings
+from ucl.methods.pcp import cluster_count, pull_back_from, purification, warm_up_weight
+from ucl.methods.rounds import learning_rate
+from ucl.settings import PcpSettings, PurifySettings
 
-PCP = PcpSettings()
+PCP = PcpSettings(epochs=200, vote_history=15)
 
 
 @pytest.mark.parametrize(("images", "epoch", "k"), [
@@ -43,17 +45,17 @@ def test_counts_stay_between_the_floor_and_the_images() -> None:
 
 def test_weight_of_the_two_views() -> None:
     assert [warm_up_weight(t, PCP) for t in (0, 90, 179, 180, 199)] == pytest.approx([0.8, 0.65, 0.501667, 0, 0], abs=1e-6)
-    half = PcpSettings(epochs=100)
+    half = replace(PCP, epochs=100)
     assert [warm_up_weight(t, half) for t in range(100)] == pytest.approx([warm_up_weight(2 * t, PCP) for t in range(100)])
-    assert 1 - warm_up_weight(180, PcpSettings(warm_up_end=0.55, warm_up_until=1.0)) == pytest.approx(0.425)
+    assert 1 - warm_up_weight(180, replace(PCP, warm_up_end=0.55, warm_up_until=1.0)) == pytest.approx(0.425)
     for rounds, weights in (("first", (0.8, 0, 0)), ("all", (0.8, 0.8, 0.8)), ("none", (0, 0, 0))):
-        assert tuple(warm_up_weight(0, PcpSettings(warm_up=rounds), round_=r) for r in range(3)) == weights
+        assert tuple(warm_up_weight(0, replace(PCP, warm_up=rounds), round_=r) for r in range(3)) == weights
 
 
 def test_learning_rates() -> None:
     assert [learning_rate(t, PCP) for t in (0, 119, 120, 159, 160, 199)] == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
-    assert learning_rate(199, PcpSettings(lr_factor=(0.1, 0.05))) == pytest.approx(0.0015)      # ImageNet-100
-    assert [t for t in range(1, 60) if learning_rate(t, PcpSettings(epochs=60)) < learning_rate(t - 1, PcpSettings(epochs=60))] == [36, 48]
+    assert learning_rate(199, replace(PCP, lr_factor=(0.1, 0.05))) == pytest.approx(0.0015)      # ImageNet-100
+    assert [t for t in range(1, 60) if learning_rate(t, replace(PCP, epochs=60)) < learning_rate(t - 1, replace(PCP, epochs=60))] == [36, 48]
 
 
 def test_phases_of_the_first_round() -> None:
@@ -70,12 +72,12 @@ def test_phases_of_later_rounds() -> None:
 
 
 def test_what_the_released_code_did_is_named() -> None:
-    code = PcpSettings(keep_nearest=0.7, keep_cap=0.5, early_return=True)
+    code = replace(PCP, keep_nearest=0.7, keep_cap=0.5, early_return=True)
     assert (purification(50, code).keep_cap, purification(50, code).early_return) == (1.0, True)
     assert (purification(100, code).keep_cap, purification(100, code).early_return) == (0.5, False)
-    paper = PcpSettings(whole_up_to=0)
+    paper = replace(PCP, whole_up_to=0)
     assert purification(0, paper) == purification(100, paper)
-    assert not purification(199, PcpSettings(votes=False)).votes
+    assert not purification(199, replace(PCP, votes=False)).votes
 
 
 def test_the_threshold_follows_the_length_of_the_history() -> None:
@@ -85,12 +87,12 @@ def test_the_threshold_follows_the_length_of_the_history() -> None:
         highest = float(sum(Fraction(4, 5) ** k for k in range(n + 1)))
         assert pull_back_from(n) == pytest.approx(0.61738 * highest, abs=1e-4)
         assert pull_back_from(n) < highest
-    scaled = PcpSettings(epochs=60, vote_history=5)
+    scaled = replace(PCP, epochs=60, vote_history=5)
     assert next(t for t in range(60) if purification(t, scaled).votes) == 35
     assert purification(40, scaled).pull_back_from == pytest.approx(2.2777, abs=1e-4)
     for n, decay in ((1, 0.8), (15, 0.5)):
         with pytest.raises(UsageError, match="drop nobody"):
             pull_back_from(n, decay)
         with pytest.raises(UsageError, match="drop nobody"):
-            purification(0, PcpSettings(vote_history=n, vote_decay=decay))
-        assert not purification(199, PcpSettings(votes=False, vote_history=n, vote_decay=decay)).votes
+            purification(0, replace(PCP, vote_history=n, vote_decay=decay))
+        assert not purification(199, replace(PCP, votes=False, vote_history=n, vote_decay=decay)).votes

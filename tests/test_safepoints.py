@@ -66,7 +66,8 @@ def facts(metrics: dict[str, Any]) -> dict[str, Any]:
 
 # one epoch
 
-@pytest.mark.parametrize("settings", [{}, {"head_momentum": 0.9}, {"head": "kept", "head_momentum": 0.5}, {"batch": 23}, {"weights": "inverse"}])
+@pytest.mark.parametrize("settings", [{}, {"head_momentum": 0.9}, {"head": "kept", "head_momentum": 0.5}, {"batch": 23}, {"weights": "inverse"},
+                                      {"keep_features": True}])
 def test_from_every_batch_on_it_is_the_same_epoch(images: ImageList, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Model, both momenta, head, batch statistics, loss: from each safe point, read back from a file."""
     chosen = TrainSettings(**({"batch": 5} | settings))
@@ -85,7 +86,7 @@ def test_from_every_batch_on_it_is_the_same_epoch(images: ImageList, tmp_path: P
     for trained in (watched, *(go(resume=round_trip(c, tmp_path)) for c in kept)):
         assert store.digest_of(trained.model) == store.digest_of(straight.model)
         assert trained.model.memory["bank"].tolist() == [[0, 1, 2], [3, 4, 5]]
-        assert set(trained.model.memory) == {"bank"}
+        assert set(trained.model.memory) == {"bank", *(["features"] if "keep_features" in settings else [])}
         assert trained.model.progress == straight.model.progress
         assert trained.model.config == straight.model.config
         assert facts(trained.metrics) == facts(straight.metrics)

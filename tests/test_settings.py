@@ -12,6 +12,7 @@ from ucl.errors import UsageError
 from ucl.settings import (
     BESIDE,
     CHECKPOINT_EVERY,
+    METHOD_TABLES,
     SETTINGS,
     ClusterSettings,
     ExtractSettings,
@@ -30,7 +31,8 @@ from ucl.settings import (
     seconds,
 )
 
-EVERY = [*SETTINGS.values(), ViewSettings, MachineSettings, PlanSettings]
+KNOWN = "known: plan, init, extract, cluster, purify, train-epoch, evaluate-knn, evaluate-linear, ir, is, and, pcp"
+EVERY = [*METHOD_TABLES.values(), *SETTINGS.values(), ViewSettings, MachineSettings, PlanSettings]
 FIELDS = [pytest.param(cls, f, id=f"{cls.__name__}.{f.name}") for cls in EVERY for f in dataclasses.fields(cls)]
 TRIPLE = tuple[float, float, float]
 
@@ -226,9 +228,9 @@ def test_assignments() -> None:
     ("", "--set : wanted VERB.KEY=VALUE, as in cluster.k=100", ""),
     ("clutser.k=5", "--set clutser.k=5: unknown verb 'clutser'", "did you mean cluster?"),
     ("train.lr=5", "--set train.lr=5: unknown verb 'train'", "did you mean train-epoch?"),
-    ("zzz.k=5", "--set zzz.k=5: unknown verb 'zzz'", "known: plan, init, extract, cluster, purify, train-epoch, evaluate-knn, evaluate-linear"),
+    ("zzz.k=5", "--set zzz.k=5: unknown verb 'zzz'", KNOWN),
     ("import.size=5", "--set import.size=5: unknown verb 'import'",
-     "known: plan, init, extract, cluster, purify, train-epoch, evaluate-knn, evaluate-linear"),
+     KNOWN),
     ("train-epoch.lrr=5", "--set train-epoch.lrr=5: unknown setting 'lrr'", "did you mean lr?"),
     ("plan.epoch=5", "--set plan.epoch=5: unknown setting 'epoch'", "did you mean epochs?"),
     ("cluster.k=five", "--set cluster.k=five: k: found 'five', wanted int", ""),

@@ -85,10 +85,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int], li
     found: list[tuple[list[int], list[int], list[float]]] = []
     step = train_epoch._State.step
 
-    def watched(self: Any, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, at: np.ndarray) -> torch.Tensor:
+    def watched(self: Any, views: list[torch.Tensor], rows: np.ndarray, start: int) -> torch.Tensor:
+        (x,) = views
         red = (x[:, 0, 3, 3] * STD[0] + MEAN[0]) * 25.5
-        found.append((red.round().int().tolist(), y.tolist(), w.tolist()))
-        return step(self, x, y, w, at)
+        found.append((red.round().int().tolist(), self.objective.usable[rows].tolist(), self.objective.weight[rows].tolist()))
+        return step(self, views, rows, start)
 
     monkeypatch.setattr(train_epoch._State, "step", watched)
     return found
@@ -130,14 +131,15 @@ def test_the_body_has_momentum_and_the_head_has_none(first: Trained, model: Chec
 
 def test_the_swap_of_the_head_leaves_the_buffers(images: ImageList, first: Trained, y: Labels) -> None:
     """Before the first step they are the checkpoint's; the new head's optimizer has none."""
-    state = train_epoch._State(first.model, 7, TrainSettings(), Key(), RUNTIME)
-    found = models.momentum_arrays(state.body_optimizer, state.backbone, "body/")
+    state = train_epoch._State(first.model, images, labels(np.arange(N) % 7, k=7), TrainSettings(), Key(), RUNTIME)
+    found = models.momentum_arrays(state.optimizer, state.backbone, "body/")
     assert same(found, first.model.optimizer)
-    assert state.head.weight.shape == (7, 256)
-    assert not state.head_optimizer.state
-    assert [g["momentum"] for g in state.head_optimizer.param_groups] == [0.0]
-    body = {id(p) for g in state.body_optimizer.param_groups for p in g["params"]}
-    assert not body & {id(p) for p in state.head.parameters()}
+    head = state.objective
+    assert head.head.weight.shape == (7, 256)
+    assert not head.optimizer.state
+    assert [g["momentum"] for g in head.optimizer.param_groups] == [0.0]
+    body = {id(p) for g in state.optimizer.param_groups for p in g["params"]}
+    assert not body & {id(p) for p in head.head.parameters()}
     assert body == {id(p) for p in state.backbone.parameters()}
 
 
@@ -461,7 +463,7 @@ def test_metrics(images: ImageList, model: Checkpoint) -> None:
     loss = found.pop("loss")
     assert 0 < loss < 10
     assert found == {"epoch": 2, "log_k": math.log(5), "k": 5, "clusters": 3, "empty": 2, "largest": 9, "largest_share": 9 / 22,
-                     "kept": 22, "images": 24, "bad": 0, "objective": 12.5, "cluster_iterations": 20, "steps": 3}
+                     "kept": 22, "images": 24, "bad": 0, "objective": 12.5, "cluster_iterations": 20, "steps": 3, "lr": 0.05}
 
 
 def test_agreement_with_the_last_labels(images: ImageList, model: Checkpoint, y: Labels) -> None:

@@ -109,6 +109,8 @@ def _find(x: Rows, rows: NDArray[np.int64], settings: ClusterSettings, context: 
     if settings.method == "pic":
         return _by_pic(x, settings, threads)
     k = settings.k or default_k(len(rows))
+    if k == len(x):
+        return _each_alone(x, settings)
     init, drawn = None, 0
     iterations = settings.iterations
     if settings.warm_start and previous is not None:
@@ -126,6 +128,15 @@ def _find(x: Rows, rows: NDArray[np.int64], settings: ClusterSettings, context: 
                        spherical=settings.spherical, max_points=settings.max_points, empty=settings.empty,
                        init=init, key=key, threads=threads)
     return _Found(found.labels, k, found.centroid, _info(settings, found, k, len(rows), init is not None, drawn))
+
+
+def _each_alone(x: Rows, settings: ClusterSettings) -> _Found:
+    """As many clusters as rows: row i is cluster i, and nothing is searched."""
+    k = len(x)
+    centroid = np.concatenate([np.asarray(x[part], np.float32) for part in chunks(k, pca_module.ROWS)])
+    info: dict[str, object] = {"method": settings.method, "k": k, "images": k, "objective": 0.0, "iterations": 0, "empty": 0, "l2": settings.l2,
+                               "whiten": bool(settings.pca and settings.whiten)}
+    return _Found(np.arange(k, dtype=np.int32), k, centroid, info)
 
 
 def _by_pic(x: Rows, settings: ClusterSettings, threads: int) -> _Found:

@@ -23,7 +23,7 @@ class Context:
         generation: number of the committed generation it starts from; -1 outside a run directory.
         generation_digest: content digest of that generation's model.
         seed: the run's seed.
-        images: number of images N; size: side of a view in pixels.
+        images: number of images N that can be used; size: side of a view in pixels.
         source: name of a built-in data set ("digits") or empty.
         samples_digest: digest of the image list.
         overrides: what was set by hand, as "verb.key" -> text; ucl.toml's and the flags given on the way.

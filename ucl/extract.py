@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -18,7 +19,8 @@ from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime
 from ucl.errors import DataError, Stopped, UsageError
-from ucl.settings import ExtractSettings
+from ucl.keys import Key
+from ucl.settings import ExtractSettings, ViewSettings
 
 if TYPE_CHECKING:
     from ucl.networks.taps import Tap
@@ -110,7 +112,8 @@ def extract(images: ImageList, model: Checkpoint, settings: ExtractSettings, con
     """Features of every image of a list.
 
     DeepCluster section 3.2 and its released code: evaluation mode (running statistics, no dropout), the fixed view, list
-    order, and the network without its final ReLU.
+    order, and the network without its final ReLU.  With ``views = "train"`` a random view of each, drawn anew in every epoch (PCP,
+    released code).
 
     Args:
         images: N images; those whose status is not OK are never loaded.
@@ -134,12 +137,14 @@ def extract(images: ImageList, model: Checkpoint, settings: ExtractSettings, con
     remembered = _remembered(images, model, settings)
     tap = models.tap(models.restore(model), model, settings)
     d = tap.dim
-    transform = {k: model.config.get(k) for k in ("size", "mean", "std")} | ({"sobel": True} if model.config.get("sobel") else {})
+    transform = {k: model.config.get(k) for k in ("size", "mean", "std")} | ({"sobel": True} if model.config.get("sobel") else {}) | (
+        {"views": {f.name: getattr(settings, f.name) for f in dataclasses.fields(ViewSettings)}} if settings.views == "train" else {})
     head = Features(np.empty((0, d), np.float32), images.samples, str(model.config["backbone"]), model.weights_digest(),
                     tap.text if remembered is None else f"{tap.text}, in training", json.dumps(transform), context=context)
     status = images.samples.status.copy()
     stream = FeatureStream(len(images.samples), d, iter(()), head, status, settings.batch)
-    stream.blocks = _blocks(images, model, tap, settings, runtime, report, stream, remembered)
+    key = Key(context.seed, context.round, context.stage or "extract", context.epoch)
+    stream.blocks = _blocks(images, model, tap, settings, key, runtime, report, stream, remembered)
     return stream
 
 
@@ -162,7 +167,7 @@ def _remembered(images: ImageList, model: Checkpoint, settings: ExtractSettings)
     return found
 
 
-def _blocks(images: ImageList, model: Checkpoint, tap: Tap, settings: ExtractSettings, runtime: Runtime,
+def _blocks(images: ImageList, model: Checkpoint, tap: Tap, settings: ExtractSettings, key: Key, runtime: Runtime,
             report: Report, stream: FeatureStream, remembered: NDArray[np.float32] | None) -> Iterator[NDArray[np.float32]]:
     import torch
 
@@ -182,8 +187,9 @@ def _blocks(images: ImageList, model: Checkpoint, tap: Tap, settings: ExtractSet
             block[good[known] - start] = remembered[good[known]]
             good = good[~known]
         if len(good):
+            views = batches.evaluate(good) if settings.views == "fixed" else batches.train(good, good, key, settings)
             with torch.inference_mode(), runtime.autocast():
-                out = features(batches.evaluate(good))
+                out = features(views)
             block[good - start] = out.float().cpu().numpy()
             bad = good[~np.isfinite(block[good - start]).all(1)]
             if len(bad):

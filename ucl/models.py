@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
 from ucl.networks.table import BACKBONES, Backbone, facts, known, view_defaults
+from ucl.settings import ExtractSettings
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
     from ucl.artifacts import Checkpoint
     from ucl.networks.taps import Network, Tap
-    from ucl.settings import ExtractSettings
 
 __all__ = ["BACKBONES", "Backbone", "build", "check", "facts", "from_arrays", "known", "load_momentum", "momentum_arrays", "new_head",
-           "part", "restore", "tap", "to_arrays", "view_defaults"]
+           "new_projection", "part", "projection", "restore", "tap", "to_arrays", "view_defaults"]
 
 HEAD_STD = 0.01
 """Standard deviation of a fresh head's weights (DeepCluster's code, main.py)."""
@@ -54,8 +54,8 @@ def build(name: str, key: Key, *, sobel: bool = False, size: int = 0) -> Network
     return drawn(name, key, sobel=sobel, size=size)
 
 
-def check(name: str, *, sobel: bool, size: int, settings: ExtractSettings) -> int:
-    """Refuse what could not be extracted, before any work.
+def check(name: str, *, sobel: bool, size: int, settings: ExtractSettings, projection: int = 0) -> int:
+    """Refuse what could not be extracted, before any work; ``projection`` is the dimension of the network's, 0 = it has none.
 
     Returns:
         Dimension of the features.
@@ -64,8 +64,11 @@ def check(name: str, *, sobel: bool, size: int, settings: ExtractSettings) -> in
         UsageError: no such backbone, views of a size that it cannot take, or no such layer or map.
     """
     from ucl.networks.build import empty
-    from ucl.networks.taps import Tap
+    from ucl.networks.taps import PROJECTION, Tap
 
+    if settings.layer == PROJECTION and projection:
+        Tap(empty(name, sobel=sobel, size=size), size)
+        return projection
     return Tap(empty(name, sobel=sobel, size=size), size, settings.layer, settings.map, final_relu=settings.final_relu).dim
 
 
@@ -80,9 +83,16 @@ def tap(network: Network, model: Checkpoint, settings: ExtractSettings) -> Tap:
     Raises:
         UsageError: no such layer or map, or views of a size that the network cannot take.
     """
-    from ucl.networks.taps import Tap
+    from ucl.networks.taps import PROJECTION, Projected, Tap
 
-    return Tap(network, int(model.config["size"]), settings.layer, settings.map, final_relu=settings.final_relu)
+    if settings.layer != PROJECTION:
+        return Tap(network, int(model.config["size"]), settings.layer, settings.map, final_relu=settings.final_relu)
+    if settings.map != ExtractSettings.map:
+        raise UsageError("map: the projection is a vector, there is no map to reduce", "leave it out")
+    linear = projection(model, int(network.feature_dim))
+    if linear is None:
+        raise UsageError("layer: this checkpoint has no projection", "--set init.projection=128 where it is made; or leave --layer out")
+    return Projected(network, int(model.config["size"]), linear)
 
 
 def new_head(d: int, k: int, key: Key) -> nn.Linear:
@@ -104,6 +114,43 @@ def new_head(d: int, k: int, key: Key) -> nn.Linear:
     nn.init.normal_(head.weight, 0.0, HEAD_STD, generator=generator(key, "init/head.weight"))
     nn.init.zeros_(head.bias)
     return head
+
+
+def new_projection(d: int, p: int, key: Key) -> nn.Linear:
+    """A fresh projection: weight N(0, 2 / d) (He, fan-in), bias 0; rows are brought to unit length behind it.
+
+    The released codes of IR, AND and PCP leave torch's default, uniform of variance 1 / (3 d); behind the normalisation only the
+    step of the first updates differs.
+
+    Args:
+        d: feature dimension.
+        p: dimension of the embedding.
+        key: what the draw belongs to.
+    """
+    from torch import nn
+
+    from ucl.device import generator
+
+    made: nn.Linear = nn.utils.skip_init(nn.Linear, d, p)  # type: ignore[no-untyped-call]
+    nn.init.normal_(made.weight, 0.0, (2 / d) ** 0.5, generator=generator(key, "init/projection.weight"))
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def projection(model: Checkpoint, d: int) -> nn.Linear | None:
+    """The projection of a checkpoint on features of ``d`` dimensions; None if it has none.
+
+    Raises:
+        DataError: its tensors do not fit.
+    """
+    from torch import nn
+
+    arrays = part(model, "projection.")
+    if not arrays:
+        return None
+    made: nn.Linear = nn.utils.skip_init(nn.Linear, d, int(model.config.get("projection", 0)))  # type: ignore[no-untyped-call]
+    from_arrays(made, arrays)
+    return made
 
 
 def to_arrays(module: nn.Module) -> dict[str, NDArray[Any]]:

@@ -47,7 +47,7 @@ def identity(step: Step, slots: Mapping[str, Any], context: Context, runtime: Ru
     """All that decides what a training step makes, for what is kept of an unfinished one."""
     return {"generation": context.generation, "epoch": context.epoch, "round": context.round, "stage": step.stage, "seed": context.seed,
             "model": store.digest_of(slots["model"]), "settings": step.settings.as_dict(), **safepoints.machine(runtime),
-            "images": safepoints.listed(slots["images"]), "labels": store.content_of(slots["labels"])}
+            "images": safepoints.listed(slots["images"]), "labels": store.content_of(slots["labels"]) if "labels" in step.reads else None}
 
 
 def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report: Report = silent,
@@ -84,12 +84,14 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
         from ucl.train_epoch import train_epoch
 
         this = identity(step, slots, context, runtime) if safe else {}
-        trained = train_epoch(slots["images"], slots["model"], slots["labels"], step.settings, context, runtime,  # type: ignore[arg-type]
+        labels = slots["labels"] if "labels" in step.reads else None
+        trained = train_epoch(slots["images"], slots["model"], labels, step.settings, context, runtime,  # type: ignore[arg-type]
                               report, slots.get("previous"), resume=safe.training(this) if safe else None,
-                              safe=safe.point(this, slots["labels"]) if safe else None)
+                              safe=safe.point(this, labels) if safe else None)
         made = {"model": trained.model, "metrics": trained.metrics}
-        trained.labels.provenance = slots["labels"].provenance
-        slots["labels"] = trained.labels
+        if labels is not None and trained.labels is not None:
+            trained.labels.provenance = labels.provenance
+            slots["labels"] = trained.labels
     for artifact in made.values():
         if not isinstance(artifact, dict):
             sign(artifact, step, inputs, context, runtime)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 CONFIG = "ucl.toml"
 _held: set[Path] = set()
 _GENERATION = re.compile(r"\d{4,}")
-_PLAIN = {"method": str, "images": str, "files_from": str, "source": str, "n": int, "size": int, "seed": int, "threads": int,
+_PLAIN = {"method": str, "images": str, "files_from": str, "source": str, "n": int, "usable": int, "size": int, "seed": int, "threads": int,
           "precision": str, "compile": bool, "keep": str, "samples_digest": str}
 
 
@@ -59,7 +59,7 @@ class RunConfig:
 
     Attributes:
         method: the method's name; images: the source as it was given; source: name of a built-in data set or empty.
-        n: number of images; size: side of a view; samples_digest: digest of the image list.
+        n: number of images; usable: of those that can be read; size: side of a view; samples_digest: digest of the image list.
         seed, threads, precision, compile: frozen because they decide the last bits.
         keep: generations kept, a number or "all".
         overrides: "verb.key" -> text, set by hand.
@@ -70,6 +70,7 @@ class RunConfig:
     files_from: str = ""
     source: str = ""
     n: int = 0
+    usable: int = 0
     size: int = 32
     samples_digest: str = ""
     seed: int = 0
@@ -231,7 +232,7 @@ class RunDir:
         with open_artifact(path, "ucl/checkpoint") as model:
             digest = model.digest
         c = self.config
-        return Context(method=c.method, epoch=number, generation=number, generation_digest=digest, seed=c.seed, images=c.n,
+        return Context(method=c.method, epoch=number, generation=number, generation_digest=digest, seed=c.seed, images=c.usable or c.n,
                        size=c.size, source=c.source, samples_digest=c.samples_digest, overrides=dict(c.overrides))
 
     def next_turn(self) -> Context:

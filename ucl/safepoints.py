@@ -174,20 +174,21 @@ class SafePoints:
         log.info("%s: going on after %d of %d batches", self.train, made.config[MIDWAY]["batches"], made.config[MIDWAY]["of"])
         return made
 
-    def point(self, identity: Mapping[str, Any], labels: Labels) -> SafePoint:
-        """Where an epoch of this identity on these labels keeps its state."""
+    def point(self, identity: Mapping[str, Any], labels: Labels | None) -> SafePoint:
+        """Where an epoch of this identity on these labels, or on none, keeps its state."""
         plain = _plain(identity)
+        digest = "" if labels is None else labels.digest
 
         def keep(state: Checkpoint) -> None:
-            state.config = state.config | {MIDWAY: state.config[MIDWAY] | {"identity": plain, "labels": labels.digest}}
-            self._keep(state, labels, plain["labels"])
+            state.config = state.config | {MIDWAY: state.config[MIDWAY] | {"identity": plain, "labels": digest}}
+            self._keep(state, labels, plain["labels"] or "")
 
         return SafePoint(self.due, keep)
 
-    def _keep(self, state: Checkpoint, labels: Labels, digest: str) -> None:
+    def _keep(self, state: Checkpoint, labels: Labels | None, digest: str) -> None:
         """A disk that is full does not end an epoch: what is finished goes on, and a line says that nothing is kept."""
         try:
-            if self.labels_file is not None and self._labels_kept != digest:
+            if labels is not None and self.labels_file is not None and self._labels_kept != digest:
                 self.labels_file.parent.mkdir(exist_ok=True)
                 _save(dataclasses.replace(labels), self.labels_file)
                 self._labels_kept = digest

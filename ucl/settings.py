@@ -1,6 +1,6 @@
-"""Settings of every verb: one frozen dataclass each, every default written once, here.
+"""Settings of every verb and of every method: one frozen dataclass each, every default written once, here.
 
-A field is ``option(default, help, source=...)``.  From these fields come the command-line options, the man pages'
+A field is ``option(default, help, source=...)`` (`ucl.fields`).  From these fields come the command-line options, the man pages'
 OPTIONS, the keys of ``ucl.toml`` and of ``--set verb.key=value``, and the steps of a plan: nothing states a default
 a second time.  Nothing here imports numpy or torch.
 """
@@ -11,150 +11,19 @@ import dataclasses
 import difflib
 import math
 import re
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from ucl.errors import UsageError
+from ucl.fields import Settings, option, parse
 
-S = TypeVar("S", bound="Settings")
-
-
-def option(default: Any, help: str, *, source: str = "", choices: tuple[str, ...] = (),
-           flags: tuple[str, ...] = (), low: float | None = None, high: float | None = None) -> Any:
-    """A settings field.
-
-    Args:
-        default: the value if neither flag, ucl.toml nor plan says otherwise.
-        help: one line for ``--help`` and the man page.
-        source: the paper's section, or the code, the default follows.
-        choices: the only values allowed, for strings.
-        flags: command-line spellings; ``--field-name`` if empty.
-        low: smallest value allowed.
-        high: largest value allowed.
-    """
-    meta = {"help": help, "source": source, "choices": choices, "flags": flags, "low": low, "high": high}
-    return field(default=default, metadata=meta)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Base of all settings: checks ranges and choices when made, and can be changed by text."""
-
-    def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            _check(f, getattr(self, f.name))
-
-    def override(self: S, values: Mapping[str, Any], where: str = "") -> S:
-        """The same settings with some fields replaced.
-
-        Args:
-            values: field name (dashes or underscores) -> value; text is parsed by the field's type.
-            where: where the values come from, for messages ("ucl.toml", "--set").
-
-        Raises:
-            UsageError: an unknown field (the nearest known one is named) or a value of another type or out of range.
-        """
-        known = {f.name: f for f in dataclasses.fields(self)}
-        hints = typing.get_type_hints(type(self))
-        changes: dict[str, Any] = {}
-        for name, value in values.items():
-            key = name.replace("-", "_")
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
-                raise UsageError(f"{where + ': ' if where else ''}unknown setting {name!r}", hint)
-            changes[key] = parse(value, hints[key], f"{where + ': ' if where else ''}{name}")
-        try:
-            return dataclasses.replace(self, **changes)
-        except UsageError as error:
-            raise UsageError(f"{where + ': ' if where else ''}{error.message}", error.hint) from error
-
-    @property
-    def unread(self) -> frozenset[str]:
-        """Fields that say nothing under the others, so that nobody should set them by hand."""
-        return frozenset()
-
-    def refuse_unread(self, names: Iterable[str], where: str = "") -> None:
-        """Refuse what was set by hand and would not be read.
-
-        Raises:
-            UsageError: one of ``names`` (dashes or underscores) is among `unread`.
-        """
-        for name in names:
-            if name.replace("-", "_") in self.unread:
-                why, hint = self.why_unread(name.replace("-", "_"))
-                raise UsageError(f"{where + ': ' if where else ''}{name}: {why}", hint)
-
-    def why_unread(self, name: str) -> tuple[str, str]:
-        """What to say of a field that is not read, and how to mend it."""
-        return "is not read", "leave it out"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Field name -> value, in declaration order; tuples stay tuples."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-
-def _check(f: dataclasses.Field[Any], value: Any) -> None:
-    """Raise UsageError if ``value`` is outside the field's choices or range."""
-    if value is None:
-        return
-    choices = f.metadata.get("choices") or ()
-    if choices and value not in choices:
-        raise UsageError(f"{f.name}: found {value!r}, wanted one of {', '.join(choices)}")
-    low, high = f.metadata.get("low"), f.metadata.get("high")
-    for item in value if isinstance(value, tuple) else (value,):
-        if isinstance(item, (int, float)) and not isinstance(item, bool):
-            if isinstance(item, float) and not math.isfinite(item):
-                raise UsageError(f"{f.name}: found {item}, wanted a finite number")
-            if (low is not None and item < low) or (high is not None and item > high):
-                span = f"at least {low}" if high is None else f"{low} to {high}"
-                raise UsageError(f"{f.name}: found {item}, wanted {span}")
-
-
-def parse(value: Any, hint: Any, where: str) -> Any:
-    """``value`` (text, or what TOML gave) as the type ``hint``.
-
-    Raises:
-        UsageError: the value does not read as that type.
-    """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None or value in ("none", "None", ""):
-            return None
-        return parse(value, next(a for a in args if a is not type(None)), where)
-    try:
-        if origin is tuple:
-            parts = value.replace(",", " ").split() if isinstance(value, str) else list(value)
-            if len(parts) != len(args):
-                raise ValueError
-            return tuple(parse(p, a, where) for p, a in zip(parts, args, strict=True))
-        if hint is bool:
-            if isinstance(value, bool):
-                return value
-            return {"true": True, "yes": True, "1": True, "on": True,
-                    "false": False, "no": False, "0": False, "off": False}[str(value).lower()]
-        if isinstance(value, bool) and hint in (int, float):
-            raise ValueError
-        return _integer(value) if hint is int else hint(value)
-    except (ValueError, KeyError, TypeError) as error:
-        wanted = getattr(hint, "__name__", str(hint))
-        raise UsageError(f"{where}: found {value!r}, wanted {wanted}") from error
-
-
-def _integer(value: Any) -> int:
-    """Digits exactly, however many; else a number that is whole, as "1e4"."""
-    try:
-        if not isinstance(value, float):
-            return int(value)
-    except ValueError:
-        value = float(value)
-    if not value.is_integer():
-        raise ValueError
-    return int(value)
-
+__all__ = [
+    "BESIDE", "CHECKPOINT_EVERY", "CIFAR_MEAN", "CIFAR_STD", "CLUSTERING", "METHOD_TABLES", "SETTINGS", "AndSettings", "ClusterSettings",
+    "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings", "ListSettings",
+    "MachineSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings", "ViewSettings",
+    "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
+]
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
@@ -183,6 +52,8 @@ class InitSettings(ListSettings):
                           "their name, as IMAGENET1K_V2 or DEFAULT")
     sobel: bool = option(False, "DeepCluster's Sobel filter in front of the network: two derivatives instead of colours",
                          source="DeepCluster section 4.1")
+    projection: int = option(0, "dimensions of a linear projection on top of the features, its rows of unit length; 0 = none", low=0,
+                             source="IR, IS, AND, PCP: 128")
     size: int = option(32, "side of a view in pixels; where it is not given, the network's own", low=8)
     mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1; where it is not given, ImageNet's "
                                               "for networks of more than 64 px", source="CIFAR-10")
@@ -192,7 +63,27 @@ class InitSettings(ListSettings):
 
 
 @dataclass(frozen=True)
-class ExtractSettings(Settings):
+class ViewSettings(Settings):
+    """Random views of a training image; angles in degrees, shares of the side, probabilities."""
+
+    crop_scale: tuple[float, float] = option((0.2, 1.0), "area of the random crop; 1,1 = no crop", low=0, high=1,
+                                             source="SeLa and SCAN at 32 px")
+    crop_ratio: tuple[float, float] = option((0.75, 4 / 3), "aspect of the random crop", low=0.01, high=100)
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    rotate: float = option(0.0, "largest rotation either way, in degrees", low=0, high=180)
+    translate: float = option(0.0, "largest shift either way, as a share of the side", low=0, high=1)
+    zoom: tuple[float, float] = option((1.0, 1.0), "magnification", low=0.01, high=100)
+    shear: float = option(0.0, "largest shear either way, in degrees", low=0, high=60)
+    brightness: float = option(0.4, "brightness factor within 1 +- this", low=0)
+    contrast: float = option(0.4, "contrast factor within 1 +- this", low=0)
+    saturation: float = option(0.4, "saturation factor within 1 +- this", low=0)
+    hue: float = option(0.1, "hue shift within +- this, as a share of the circle", low=0, high=0.5)
+    jitter_p: float = option(0.8, "probability of the colour jitter", low=0, high=1)
+    grey_p: float = option(0.2, "probability of a grey view", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class ExtractSettings(ViewSettings):
     """`ucl extract`: features of all images in evaluation mode."""
 
     batch: int = option(256, "images in a batch", flags=("--batch",), low=1)
@@ -201,7 +92,9 @@ class ExtractSettings(Settings):
     source: str = option("network", "where features come from: network, or training: what the last epoch's training pass remembered "
                          "(train-epoch --keep-features), and the network for images it never saw", choices=("network", "training"),
                          source="training: as in DeepCluster-v2, SwAV's released code")
-    layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, or a module's path")
+    views: str = option("fixed", "what is seen of an image: fixed: all of it, or its middle square; train: a random view, other ones in every "
+                        "epoch", choices=("fixed", "train"), source="DeepCluster section 3.2; train: PCP, released code")
+    layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, a module's path, or projection")
     map: str = option("mean", "what a map of features becomes: mean or max over the places, flatten, grid-S or max-S (averages or "
                       "maxima of S x S parts)")
 
@@ -209,6 +102,15 @@ class ExtractSettings(Settings):
         super().__post_init__()
         if not re.fullmatch(r"mean|max|flatten|(grid|max)-[1-9]\d{0,3}", self.map):
             raise UsageError(f"map: found {self.map!r}, wanted mean, max, flatten, grid-S or max-S", "S is a number, as in grid-3")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What fixed views do not draw."""
+        return frozenset() if self.views == "train" else frozenset(f.name for f in dataclasses.fields(ViewSettings))
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That nothing is drawn."""
+        return "is of random views, and views is fixed", "leave it out, or --views train"
 
 
 CLUSTERING: dict[str, tuple[str, ...]] = {
@@ -296,28 +198,12 @@ class PurifySettings(Settings):
 
 
 @dataclass(frozen=True)
-class ViewSettings(Settings):
-    """Random views of a training image; angles in degrees, shares of the side, probabilities."""
-
-    crop_scale: tuple[float, float] = option((0.2, 1.0), "area of the random crop; 1,1 = no crop", low=0, high=1,
-                                             source="SeLa and SCAN at 32 px")
-    crop_ratio: tuple[float, float] = option((0.75, 4 / 3), "aspect of the random crop", low=0.01, high=100)
-    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
-    rotate: float = option(0.0, "largest rotation either way, in degrees", low=0, high=180)
-    translate: float = option(0.0, "largest shift either way, as a share of the side", low=0, high=1)
-    zoom: tuple[float, float] = option((1.0, 1.0), "magnification", low=0.01, high=100)
-    shear: float = option(0.0, "largest shear either way, in degrees", low=0, high=60)
-    brightness: float = option(0.4, "brightness factor within 1 +- this", low=0)
-    contrast: float = option(0.4, "contrast factor within 1 +- this", low=0)
-    saturation: float = option(0.4, "saturation factor within 1 +- this", low=0)
-    hue: float = option(0.1, "hue shift within +- this, as a share of the circle", low=0, high=0.5)
-    jitter_p: float = option(0.8, "probability of the colour jitter", low=0, high=1)
-    grey_p: float = option(0.2, "probability of a grey view", low=0, high=1)
-
-
-@dataclass(frozen=True)
 class TrainSettings(ViewSettings):
-    """`ucl train-epoch`: one epoch of classification on the pseudo-labels."""
+    """`ucl train-epoch`: one epoch of classification on the pseudo-labels, or of telling images apart."""
+
+    objective: str = option("classify", "classify: a classifier over the clusters; instance: each image, or purified cluster, told from all "
+                            "others by a memory of past embeddings", choices=("classify", "instance"),
+                            source="DeepCluster section 3.1; IR, AND and PCP, released codes")
 
     batch: int = option(256, "images in a batch; the last, partial one is kept", low=2,
                         source="DeepCluster section 4.1")
@@ -339,6 +225,47 @@ class TrainSettings(ViewSettings):
                                  source="DeepCluster-v2, SwAV's released code")
     weights: str = option("none", "weight of a cluster in the loss: none, inverse (1/N_c), inverse-sqrt",
                           choices=("none", "inverse", "inverse-sqrt"), source="DeepCluster section 3.3; ODC 3.2")
+    nesterov: bool = option(False, "Nesterov's momentum", source="AND, released code")
+    tau: float = option(0.1, "instance: temperature of the softmax", low=1e-6, source="IR, PCP, released codes")
+    memory_momentum: float = option(0.5, "instance: share of the old embedding in the memory's new one", low=0, high=1,
+                                    source="IR, PCP, released codes")
+    cluster_loss: str = option("mass", "instance: loss of an image in a cluster; mass: -log of the members' summed probability; pairs: the "
+                               "mean of their -log probabilities", choices=("mass", "pairs"),
+                               source="PCP, released code; the paper's equation 5 sums over pairs")
+    sampled: int = option(0, "instance: images drawn in every step that stand for all others, for memories beyond a GPU's; 0 = all, exactly",
+                          low=0)
+    spread: float = option(0.0, "instance: weight of the loss that tells two views of each image from the rest of the batch; the memory's "
+                           "loss has the other share", low=0, high=1, source="PCP: its warm-up; IS: 1")
+    anchors: float = option(0.0, "instance: share of the images, those surest of themselves, that are merged with their nearest neighbours",
+                            low=0, high=1, source="AND: a quarter more in every round")
+    neighbors: int = option(1, "instance: neighbours that an anchor is merged with", low=1, source="AND")
+    discover: bool = option(False, "instance: look for anchors and neighbours anew before this epoch", source="AND: before every round")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise UsageError("nesterov: needs momentum, found 0", "--momentum 0.9")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What the other objective alone reads."""
+        instance = {"tau", "memory_momentum", "cluster_loss", "sampled", "spread", "anchors", "neighbors", "discover"}
+        if self.objective == "classify":
+            return frozenset(instance)
+        more = {"neighbors", "discover"} if not self.anchors else {"cluster_loss"}
+        if self.spread == 1:
+            more = instance - {"spread", "tau"}
+        return frozenset({"head", "head_momentum", "sampler", "keep_features", "weights"} | more)
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """Which setting makes it idle."""
+        if self.objective == "classify":
+            return "is of the instance objective, and the objective is classify", "leave it out, or --objective instance"
+        if name in ("head", "head_momentum", "sampler", "keep_features", "weights"):
+            return "is of the classifier, and the objective is instance, which takes every image in turn", "leave it out"
+        if self.spread == 1:
+            return "is of the memory, which has no share in the loss while spread is 1", "leave it out, or a smaller --spread"
+        return ("is of clusters, and there are anchors" if self.anchors else "needs anchors, and there are none"), "leave it out, or change --anchors"
 
 
 @dataclass(frozen=True)
@@ -456,12 +383,16 @@ def parse_assignments(items: list[str]) -> dict[str, dict[str, str]]:
 
 def check_override(verb: str, values: Mapping[str, Any], where: str) -> None:
     """Raise UsageError unless ``verb`` is known and takes ``values``."""
-    known = [name for name in SETTINGS if name not in BESIDE]
-    if verb not in known and verb != "plan":
-        near = difflib.get_close_matches(verb, [*known, "plan"], n=1)
-        raise UsageError(f"{where}: unknown verb {verb!r}",
-                         f"did you mean {near[0]}?" if near else "known: plan, " + ", ".join(known))
-    (PlanSettings if verb == "plan" else SETTINGS[verb])().override(values, where)
+    known = tables()
+    if verb not in known:
+        near = difflib.get_close_matches(verb, known, n=1)
+        raise UsageError(f"{where}: unknown verb {verb!r}", f"did you mean {near[0]}?" if near else "known: " + ", ".join(known))
+    known[verb]().override(values, where)
+
+
+def tables() -> dict[str, type[Settings]]:
+    """What ``--set`` and ucl.toml know by name: the plan, the verbs, and the methods that have settings of their own."""
+    return {"plan": PlanSettings} | {name: made for name, made in SETTINGS.items() if name not in BESIDE} | METHOD_TABLES
 
 
 @dataclass(frozen=True)
@@ -469,3 +400,73 @@ class PlanSettings(Settings):
     """What a whole plan is told, beside the settings of its verbs."""
 
     epochs: int = option(0, "epochs of the plan; 0 = the method's own number", low=0)
+
+
+@dataclass(frozen=True)
+class RoundSettings(Settings):
+    """Rounds of epochs with a learning rate that falls in steps and starts again; turning points are shares of a round."""
+
+    epochs: int = option(0, "epochs of a round, T; 0 = the plan's epochs over the rounds, where it names some, else 200 (30 for digits)", low=0,
+                         source="IR, AND, PCP: 200")
+    rounds: int = option(1, "rounds; network, optimizer, memory and history go on, the learning rate starts again", low=1)
+    lr: float = option(0.03, "learning rate at the start of a round", low=0, source="IR, IS, AND, PCP, released codes")
+    lr_drops: tuple[float, float] = option((0.6, 0.8), "shares of the round after which the learning rate drops", low=0, high=1,
+                                           source="IR, AND, PCP: epochs 120 and 160 of 200")
+    lr_factor: tuple[float, float] = option((0.1, 0.01), "the learning rate after each drop, as a share of lr", low=0, high=1,
+                                            source="PCP; 0.1,0.05 for ImageNet-100")
+
+
+@dataclass(frozen=True)
+class IrSettings(RoundSettings):
+    """Method ir: what its plan is told."""
+
+
+@dataclass(frozen=True)
+class IsSettings(RoundSettings):
+    """Method is: what its plan is told."""
+
+    lr_factor: tuple[float, float] = option((0.1, 0.1), "the learning rate after each drop, as a share of lr", low=0, high=1,
+                                            source="IS, released code: a tenth from epoch 120 on for good")
+
+
+@dataclass(frozen=True)
+class AndSettings(RoundSettings):
+    """Method and: what its plan is told."""
+
+    rounds: int = option(5, "rounds, the first without anchors; in round r of R the share r / (R - 1) of the images are anchors; 2 = one-off",
+                         low=1, source="AND: 5; PCP's tables VI and IX: one-off")
+    neighbors: int = option(1, "neighbours that an anchor is merged with", low=1, source="AND: 1; PCP's table IV: 1, 5, 10, 20")
+
+
+@dataclass(frozen=True)
+class PcpSettings(RoundSettings):
+    """Method pcp: what its plan is told."""
+
+    rounds: int = option(1, "rounds; network, optimizer, memory and history go on, the learning rate starts again", low=1,
+                         source="PCP, table IV: 1, and 5 for the last column")
+    final_k: int = option(0, "clusters the schedule ends with; 0 = 2 % of the images", low=0, source="PCP: 1000 of 50,000; 100 in tables I and II")
+    warm_up: str = option("first", "rounds with the branch of two views: first, all or none", choices=("first", "all", "none"),
+                          source="PCP, the paper: first; its released code: all")
+    warm_up_start: float = option(0.8, "weight of the two views' loss at the start", low=0, high=1, source="PCP, released code")
+    warm_up_end: float = option(0.5, "the weight it falls towards, before it becomes 0", low=0, high=1,
+                                source="PCP, released code; 0.55 for ImageNet-100")
+    warm_up_until: float = option(0.9, "share of the round after which the weight is 0", low=0, high=1, source="PCP: epoch 180 of 200")
+    all_sizes_from: float = option(0.5, "share of the round from which clusters of all sizes are cut", low=0, high=1,
+                                   source="PCP, released code: epoch 100 of 200")
+    votes_later: float = option(0.1, "share of a later round before past epochs vote again", low=0, high=1,
+                                source="PCP, released code: epoch 20 of 200")
+    keep_nearest: float = option(0.5, "share of each cluster kept, 1 - gamma", low=0, high=1, source="PCP: gamma 0.5")
+    whole_up_to: int = option(5, "members of clusters that are kept whole before all sizes are cut", low=0, source="PCP, released code; the paper: 0")
+    keep_cap: float = option(PurifySettings.keep_cap, "cap of the share kept once all sizes are cut; 1 = none", low=0, high=1,
+                             source="PCP, released code: high-ratio 0.5")
+    early_return: bool = option(PurifySettings.early_return, "before all sizes are cut, stop at the first cluster of fewer than 2 members",
+                                source="PCP, released code; the paper goes on")
+    votes: bool = option(True, "past epochs vote", source="PCP, section on CPs")
+    vote_history: int = option(0, "past epochs that vote; 0 = 7.5 % of the round, at least 2, at most 15", low=0, source="PCP: 15 of 200")
+    vote_decay: float = option(PurifySettings.vote_decay, "decay of the votes", low=0, high=1, source="PCP, released code: alpha")
+    views: str = option("train", "views of the images whose features are clustered: train: random ones; fixed", choices=("train", "fixed"),
+                        source="PCP, released code; the paper: f(x)")
+
+
+METHOD_TABLES: dict[str, type[Settings]] = {"ir": IrSettings, "is": IsSettings, "and": AndSettings, "pcp": PcpSettings}
+"""Tables of ucl.toml, and names before the dot of ``--set``, that a method's plan reads; no verb has them."""

@@ -1,7 +1,7 @@
-"""`train-epoch`: one epoch of ordinary classification on pseudo-labels.
+"""`train-epoch`: one epoch of training, by one of the objectives: on pseudo-labels, or on the images alone.
 
-DeepCluster section 3.2: the classifier is drawn anew (or kept, for ids that persist), the network and its optimizer go on
-from the checkpoint.  Everything the next epoch needs is in the checkpoint this one returns.
+The network and its optimizer go on from the checkpoint, and everything the next epoch needs is in the checkpoint that this one
+returns: DeepCluster section 3.2 for classification, PCP's algorithm 1 for the rest.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from ucl.context import Context
 from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
+from ucl.objectives import objective
 from ucl.safepoints import MIDWAY, SafePoint
-from ucl.samplers import cluster_weights, draw_epoch
 from ucl.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]
@@ -37,23 +38,24 @@ LOSSES = f"{MIDWAY}/losses"
 
 @dataclasses.dataclass
 class Trained:
-    """What an epoch made: the checkpoint, the labels it was trained on (complete, with samples), and its metrics."""
+    """What an epoch made: the checkpoint, the labels it was trained on (complete, with samples; None without), and its metrics."""
 
     model: Checkpoint
-    labels: Labels
+    labels: Labels | None
     metrics: dict[str, Any]
 
 
-def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: TrainSettings, context: Context,
+def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, settings: TrainSettings, context: Context,
                 runtime: Runtime, report: Report, previous: Labels | None = None, *, resume: Checkpoint | None = None,
                 safe: SafePoint | None = None) -> Trained:
-    """Train one epoch on pseudo-labels.
+    """Train one epoch.
 
     Args:
         images: N images.
         model: what to go on from.
-        labels: N pseudo-labels; -1 is never drawn.
-        settings: optimizer, sampler, views.
+        labels: N pseudo-labels.  To classification -1 is an image that is never drawn; to the instance objective it is an
+            image of its own class, and so is every image where there are no labels (None).
+        settings: objective, optimizer, sampler, views.
         context: seed and epoch; every draw is keyed by them.
         runtime: device, threads.
         report: called with ("train-epoch", done, total).
@@ -63,10 +65,31 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
 
     Raises:
         Stopped: a signal came.
-        DataError: labels of another length or image list, no two images to draw, or a loss that is not finite (the batch and
-            the images' rows are named; nothing is returned, so the last checkpoint stands).
+        DataError: labels of another length or image list, none to classify by, a memory of other images, no two images to draw,
+            or a loss that is not finite (the batch and the images' rows are named; nothing is returned, so the last checkpoint
+            stands).
     """
     started = time.monotonic()
+    if labels is not None:
+        labels = _checked(labels, images)
+    key = Key(context.seed, context.round, context.stage, context.epoch)
+    state = _State(model, images, labels, settings, key, runtime, resume)
+    rows = state.objective.draw()
+    if len(rows) < 2:
+        raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
+    batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
+    losses = _loop(state, batches, rows, settings, key, report, context, safe)
+    trained = state.checkpoint(model, context, len(losses), len(rows))
+    seconds = time.monotonic() - started + state.seconds
+    means = _mean_losses(losses, len(rows), settings.batch)
+    metrics = {"epoch": context.epoch, **dict(zip(("loss", *state.objective.columns), means, strict=True)),
+               **(describe(labels, images, previous, settings) if labels is not None else _of_images(images)), "steps": len(losses),
+               "lr": settings.lr, "seconds_train": round(seconds, 3), "images_per_second_train": round(len(rows) / seconds, 1)}
+    return Trained(trained, None if labels is None else replace(labels, context=context), metrics)
+
+
+def _checked(labels: Labels, images: ImageList) -> Labels:
+    """Labels of these images, none of a bad one."""
     labels = belonging(labels, images, "labels")
     if labels.foreign and labels.k > len(labels.labels):
         raise DataError(f"labels: ids up to {labels.k - 1} for {len(labels.labels)} images, expected fewer clusters than images",
@@ -74,24 +97,7 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels, settings: 
     usable = np.where(images.samples.ok, labels.labels, np.int32(-1))
     if not np.array_equal(usable, labels.labels):  # a stage of somebody's own may have labelled images that cannot be read
         labels = replace(labels, labels=usable)
-    if labels.weight is not None:
-        usable = np.where(labels.weight > 0, usable, np.int32(-1))
-    key = Key(context.seed, context.round, context.stage, context.epoch)
-    rows = draw_epoch(usable, settings.sampler, settings.epoch_length, key)
-    if len(rows) < 2:
-        raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
-    state = _State(model, labels.k, settings, key, runtime, resume)
-    state.remember(len(usable) if settings.keep_features else 0)
-    batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
-    weight = cluster_weights(usable, labels.k, settings.weights)
-    row_weight = weight[np.maximum(usable, 0)] * (labels.weight if labels.weight is not None else np.float32(1))
-    losses = _loop(state, batches, usable, row_weight.astype(np.float32), rows, settings, key, report, context, safe)
-    trained = state.checkpoint(model, context, len(losses), len(rows))
-    seconds = time.monotonic() - started + state.seconds
-    metrics = {"epoch": context.epoch, "loss": _mean_loss(losses, len(rows), settings.batch), "log_k": math.log(max(labels.k, 1)),
-               **describe(labels, usable, previous), "steps": len(losses), "seconds_train": round(seconds, 3),
-               "images_per_second_train": round(len(rows) / seconds, 1)}
-    return Trained(trained, replace(labels, context=context), metrics)
+    return labels
 
 
 def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
@@ -110,28 +116,42 @@ def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
     return replace(labels, samples=mine) if theirs is None else labels
 
 
-def describe(labels: Labels, usable: NDArray[np.int32], previous: Labels | None) -> dict[str, Any]:
-    """Sizes, agreement with the last labels, and a warning when the clusters collapse."""
-    size = np.bincount(usable[usable >= 0], minlength=labels.k)
+def describe(labels: Labels, images: ImageList, previous: Labels | None, settings: TrainSettings) -> dict[str, Any]:
+    """Sizes, agreement with the last labels, and for classification a warning when the clusters collapse."""
+    classify = settings.objective == "classify"
+    given = np.where(labels.weight > 0, labels.labels, np.int32(-1)) if classify and labels.weight is not None else labels.labels
+    size = np.bincount(given[given >= 0], minlength=labels.k)
     kept, filled = int(size.sum()), int((size > 0).sum())
     found: dict[str, Any] = {
-        "k": labels.k, "clusters": filled, "empty": labels.k - filled, "largest": int(size.max(initial=0)),
-        "largest_share": float(size.max(initial=0) / max(kept, 1)), "kept": kept, "images": len(usable),
-        "bad": int((~labels.samples.ok).sum()) if labels.samples is not None else 0,
+        "k": labels.k, **({"log_k": math.log(max(labels.k, 1))} if classify else {}), **_of_images(images, chance=not classify),
+        "clusters": filled, "empty": labels.k - filled, "largest": int(size.max(initial=0)),
+        "largest_share": float(size.max(initial=0) / max(kept, 1)), "kept": kept,
         "objective": labels.info.get("objective"), "cluster_iterations": labels.info.get("iterations")}
     if previous is not None and len(previous.labels) == len(labels.labels):
-        found |= compare_labelings(labels.labels, previous.labels)
-    if collapsed(size):
+        found |= compare_labelings(_clustered(labels), _clustered(previous))
+    if classify and collapsed(size):
         found["collapse"] = True
         log.warning("the clusters collapse: %d of %d are filled, the largest has %.0f %% of the images",
                     filled, labels.k, 100 * found["largest_share"])
     return found
 
 
-def _mean_loss(losses: NDArray[np.float64], draws: int, batch: int) -> float:
-    """Mean over images: each batch counts by its size."""
+def _clustered(labels: Labels) -> NDArray[np.int32]:
+    """Labels as they were clustered, where they were purified since and the history has them."""
+    raw = labels.raw() if labels.purified else None
+    return labels.labels if raw is None else raw
+
+
+def _of_images(images: ImageList, *, chance: bool = True) -> dict[str, Any]:
+    """How many images there are; and the loss of guessing which of them a view is of."""
+    bad = int((~images.samples.ok).sum())
+    return {"images": len(images.samples), "bad": bad, **({"log_n": math.log(max(len(images.samples) - bad, 1))} if chance else {})}
+
+
+def _mean_losses(losses: NDArray[np.float64], draws: int, batch: int) -> list[float]:
+    """Means over images of the loss and its parts: each batch counts by its size."""
     sizes = np.array([stop_ - start for start, stop_ in _spans(draws, batch)], np.float64)
-    return float((losses * sizes).sum() / sizes.sum())
+    return [float((column * sizes).sum() / sizes.sum()) for column in losses.T]
 
 
 def _spans(draws: int, batch: int) -> list[tuple[int, int]]:
@@ -144,12 +164,12 @@ def _spans(draws: int, batch: int) -> list[tuple[int, int]]:
 
 
 class _State:
-    """All that a step changes: the network, its head, both optimizers, memory, and the losses so far, whose number is the position
-    in the epoch.  Restored from the checkpoint of the last epoch, or from one inside this epoch; `midway` makes such a one."""
+    """All that a step changes: the network, its optimizer, the objective with what it keeps, and the losses so far, whose number is
+    the position in the epoch.  Restored from the checkpoint of the last epoch, or from one inside this epoch; `midway` makes such a one."""
 
-    def __init__(self, model: Checkpoint, k: int, settings: TrainSettings, key: Key, runtime: Runtime,
+    def __init__(self, model: Checkpoint, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key, runtime: Runtime,
                  midway: Checkpoint | None = None) -> None:
-        from torch import nn, optim
+        from torch import optim
 
         from ucl import models
 
@@ -157,81 +177,58 @@ class _State:
         self.runtime = runtime
         self.before, self.began = model, time.monotonic()
         model = midway or model
-        self.memory = {name: v for name, v in model.memory.items() if name != LOSSES}
-        self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty(0)
         self.seconds = float(model.config[MIDWAY]["seconds"]) if midway else 0.0
         self.backbone = models.restore(model).to(device).train()
         self.features = runtime.compiled(self.backbone)
-        d = int(self.backbone.feature_dim)
-        stored = models.part(model, "head.")
-        kept = bool(stored) and (settings.head == "kept" or midway is not None)
-        if kept and stored["weight"].shape != (k, d):
-            log.warning("the head has %d clusters, the labels %d: it is drawn anew", len(stored["weight"]), k)
-            kept = False
-        head = models.new_head(d, k, key)
-        if kept:
-            models.from_arrays(head, stored)
-        self.head: nn.Linear = head.to(device)
-        self.kept = settings.head == "kept"
-        lr, decay = settings.lr, settings.weight_decay
+        self.objective = objective(model, int(self.backbone.feature_dim), images, labels, settings, key, runtime, midway=midway is not None)
+        self.carried = {name: v for name, v in model.memory.items() if name not in (LOSSES, REMEMBERED)}
+        width = 1 + len(self.objective.columns)
+        self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty((0, width))
         trained = [p for p in self.backbone.parameters() if p.requires_grad]  # not the Sobel filter
-        self.body_optimizer = optim.SGD(trained, lr, settings.momentum, weight_decay=decay)
-        self.head_optimizer = optim.SGD(self.head.parameters(), lr, settings.head_momentum, weight_decay=decay)
-        models.load_momentum(self.body_optimizer, self.backbone, model.optimizer, "body/")
-        if kept:
-            models.load_momentum(self.head_optimizer, self.head, model.optimizer, "head/")
+        for module in self.objective.trained.values():
+            trained += module.parameters()
+        self.optimizer = optim.SGD(trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov)
+        for prefix, module in self._parts().items():
+            models.load_momentum(self.optimizer, module, model.optimizer, prefix)
 
-    def remember(self, n: int) -> None:
-        """Keep the features of every step's images in the memory, a row for each of ``n`` images; 0 = do not, and forget those kept."""
-        self.seen: list[tuple[NDArray[np.int64], torch.Tensor]] = []
-        self.bank: NDArray[np.float32] | None = None
-        before = self.memory.pop(REMEMBERED, None)
-        if n:
-            d = int(self.backbone.feature_dim)
-            again = before is not None and before.shape == (n, d)
-            self.bank = np.array(before, np.float32) if again else np.full((n, d), np.nan, np.float32)
-            self.memory[REMEMBERED] = self.bank
+    def _parts(self) -> dict[str, nn.Module]:
+        """Prefix in the checkpoint's optimizer -> module, of all that the network's optimizer trains."""
+        return {"body/": self.backbone} | {f"{name}/": module for name, module in self.objective.trained.items()}
 
-    def step(self, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, at: NDArray[np.int64]) -> torch.Tensor:
-        """One SGD step on the weighted mean cross-entropy of the images of rows ``at``; returns the detached loss."""
-        from torch.nn import functional
+    def step(self, views: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> torch.Tensor:
+        """One SGD step on the images of these rows; returns the detached loss and its parts."""
+        import torch
 
         with self.runtime.autocast():
-            features = self.features(x)
-        logits = self.head(features.float())
-        if self.bank is not None:
-            self.seen.append((at, features.detach().float()))
-        each = functional.cross_entropy(logits, y, reduction="none")
-        loss = (each * w).sum() / w.sum()
-        self.body_optimizer.zero_grad(set_to_none=True)
-        self.head_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.body_optimizer.step()
-        self.head_optimizer.step()
-        return loss.detach()
+            features = [self.features(x) for x in views]
+        losses = self.objective.loss([f.float() for f in features], rows, start)
+        optimizers = [self.optimizer, *self.objective.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        losses[0].backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
+        self.objective.after_step()
+        return torch.stack([loss.detach() for loss in losses])
 
-    def checkpoint(self, before: Checkpoint, context: Context, steps: int, draws: int) -> Checkpoint:
-        """Everything the next epoch needs."""
+    def checkpoint(self, before: Checkpoint, context: Context, steps: int, draws: int, *, midway: bool = False) -> Checkpoint:
+        """Everything the next epoch needs; with ``midway`` also what the rest of this one does."""
         from ucl import models
 
-        tensors = {f"backbone.{k}": v for k, v in models.to_arrays(self.backbone).items()}
-        tensors |= {f"head.{k}": v for k, v in models.to_arrays(self.head).items()}
-        optimizer = models.momentum_arrays(self.body_optimizer, self.backbone, "body/")
-        if self.kept:
-            optimizer |= models.momentum_arrays(self.head_optimizer, self.head, "head/")
+        tensors = {f"backbone.{k}": v for k, v in models.to_arrays(self.backbone).items()} | self.objective.tensors()
+        optimizer = self.objective.momentum(midway=midway)
+        for prefix, module in self._parts().items():
+            optimizer |= models.momentum_arrays(self.optimizer, module, prefix)
         past = before.progress
+        memory = self.carried | self.objective.memory()
         progress = {"epoch": context.epoch + 1, "step": past.get("step", 0) + steps, "seed": context.seed,
                     "samples_seen": past.get("samples_seen", 0) + draws, "world_size": dist.world()[1]}
-        config = before.config | {"k": int(self.head.weight.shape[0])}
-        return Checkpoint(tensors, optimizer, dict(self.memory), config, progress, context=context)
+        return Checkpoint(tensors, optimizer, memory, before.config | self.objective.config(), progress, context=context)
 
     def midway(self, context: Context, batches: int, draws: int) -> Checkpoint:
         """Everything the rest of this epoch needs, after ``draws`` images; ``batches`` is how many the epoch has."""
-        from ucl import models
-
         done = len(self.losses)
-        made = self.checkpoint(self.before, context, done, draws)
-        made.optimizer |= models.momentum_arrays(self.head_optimizer, self.head, "head/")
+        made = self.checkpoint(self.before, context, done, draws, midway=True)
         made.memory[LOSSES] = self.losses
         made.progress["epoch"] = context.epoch
         made.config[MIDWAY] = {"epoch": context.epoch + 1, "batches": done, "of": batches,
@@ -239,34 +236,30 @@ class _State:
         return made
 
     def settle(self, losses: list[torch.Tensor], spans: list[tuple[int, int]], rows: NDArray[np.int64]) -> None:
-        """Move the losses and features of the last batches, if there are any, to those so far.
+        """Move the losses of the last batches, if there are any, to those so far, and bring the objective up to date.
 
         Raises:
             DataError: one is not finite.
         """
         import torch
 
-        if self.bank is not None:
-            for at, features in self.seen:  # in order: of an image drawn twice the last step counts
-                self.bank[at] = features.cpu().numpy()
-            self.seen.clear()
+        self.objective.settle()
         if not losses:
             return
         found = torch.stack(losses).double().cpu().numpy()
         if not np.isfinite(found).all():
-            bad = int(np.flatnonzero(~np.isfinite(found))[0])
+            bad = int(np.flatnonzero(~np.isfinite(found).all(1))[0])
             first = len(self.losses) + bad
-            raise DataError(f"loss: found {found[bad]} in batch {first} of {len(spans)} (rows "
+            raise DataError(f"loss: found {found[bad, 0]} in batch {first} of {len(spans)} (rows "
                             f"{', '.join(str(r) for r in rows[spans[first][0]:spans[first][0] + 3])}, ...), wanted a finite number",
                             "a smaller --lr; the last committed epoch stands")
         self.losses = np.concatenate([self.losses, found])
         losses.clear()
 
 
-def _loop(state: _State, batches: Batches, labels: NDArray[np.int32], weight: NDArray[np.float32],
-          rows: NDArray[np.int64], settings: TrainSettings, key: Key, report: Report, context: Context,
+def _loop(state: _State, batches: Batches, rows: NDArray[np.int64], settings: TrainSettings, key: Key, report: Report, context: Context,
           safe: SafePoint | None = None) -> NDArray[np.float64]:
-    """All steps of the epoch that are still to do; returns each batch's loss, (steps,) float64."""
+    """All steps of the epoch that are still to do; returns each batch's loss and its parts, (steps, 1 + parts) float64."""
     import torch
 
     spans = _spans(len(rows), settings.batch)
@@ -282,11 +275,10 @@ def _loop(state: _State, batches: Batches, labels: NDArray[np.int32], weight: ND
         if stopping:
             stop.check()
         at = rows[start:end]
-        x = batches.train(at, np.arange(start, end), key, settings)
-        y = torch.from_numpy(labels[at].astype(np.int64)).to(x.device)
-        w = torch.from_numpy(weight[at]).to(x.device)
+        places = np.arange(start, end)
+        views = [torch.cat([batches.train(at, places, key, settings, view) for view in joined]) for joined in state.objective.passes]
         with keyed_stream(key, f"dropout/{start}", state.runtime.device):
-            losses.append(state.step(x, y, w, at))
+            losses.append(state.step(views, at, start))
         report("train-epoch", end, len(rows))
         if (number + 1) % 50 == 0 or end == len(rows):
             state.settle(losses, spans, rows)

@@ -74,6 +74,6 @@ def _assignments() -> Iterable[str]:
     """VERB.KEY= of every setting."""
     import dataclasses
 
-    from ucl.settings import SETTINGS
+    from ucl.settings import tables
 
-    return [f"{verb}.{f.name}=" for verb, made in SETTINGS.items() for f in dataclasses.fields(made)]
+    return [f"{verb}.{f.name}=" for verb, made in tables().items() for f in dataclasses.fields(made)]

@@ -104,7 +104,7 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
         begun = (model, noted)
     for step in steps:
         if isinstance(step.settings, ExtractSettings):
-            models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings)
+            models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings, projection=settings.projection)
     images = read_images(config, settings, common, next(p for p in target.absolute().parents if p.is_dir()))
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     _make_parents(target)
@@ -198,8 +198,9 @@ def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any, be
 
     images = ImageList.made(made)
     source = "digits" if config.images == "digits" else ""
-    config = dataclasses.replace(config, n=made.n, size=settings.size, source=source, samples_digest=images.samples.digest)
-    context = Context(config.method, seed=config.seed, images=made.n, size=settings.size, source=source,
+    usable = made.n - len(made.reasons)
+    config = dataclasses.replace(config, n=made.n, usable=usable, size=settings.size, source=source, samples_digest=images.samples.digest)
+    context = Context(config.method, seed=config.seed, images=usable, size=settings.size, source=source,
                       samples_digest=images.samples.digest, overrides=config.overrides)
     said = settings.as_dict()
     del said["weights"]
@@ -214,6 +215,8 @@ def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any, be
     (folder / "epochs").mkdir()
     (folder / "work").mkdir()
     model = begun[0] if begun else drawn(settings, config.seed)
+    if settings.projection:
+        _project(model, settings, config.seed)
     model.progress, model.context, model.provenance = {"seed": config.seed, "world_size": 1}, context, images.provenance
     if begun:
         said["weights"] = model.config["weights"]
@@ -232,6 +235,15 @@ def drawn(settings: InitSettings, seed: int) -> Any:
     return Checkpoint({f"backbone.{k}": v for k, v in models.to_arrays(net).items()},
                       config={"backbone": settings.backbone, "sobel": settings.sobel, "size": settings.size,
                               "mean": list(settings.mean), "std": list(settings.std)})
+
+
+def _project(model: Any, settings: InitSettings, seed: int) -> None:
+    """Put a projection on top of a checkpoint's features."""
+    from ucl import models
+
+    linear = models.new_projection(int(models.restore(model).feature_dim), settings.projection, Key(seed, stage="init"))
+    model.model |= {f"projection.{k}": v for k, v in models.to_arrays(linear).items()}
+    model.config["projection"] = settings.projection
 
 
 def _summary(run: RunDir, made: Any, seconds: float, common: Common, as_json: bool) -> None:

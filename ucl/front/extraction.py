@@ -188,12 +188,12 @@ def _write_rows(writer: ArtifactWriter, stream: FeatureStream, done: Callable[[A
 
 
 def features_now(run: RunDir, common: Common, runtime: device.Runtime, images: Any = None, model: Any = None) -> Any:
-    """Features of a run's newest model in memory, for evaluation; no plan is asked."""
+    """Features of a run's newest model in memory, for evaluation: of the plan's layer, and of the whole images."""
     from ucl.extract import extract
     from ucl.methods.method import step_for
 
     context = dataclasses.replace(run.context(), stage="extract")
-    settings: Any = dataclasses.replace(step_for(context, "extract").settings, source="network")  # type: ignore[call-arg]
+    settings: Any = dataclasses.replace(step_for(context, "extract").settings, source="network", views="fixed")  # type: ignore[call-arg]
     images = images if images is not None else session.load_images(run)
     model = model if model is not None else session.load_model(run, run.newest)
     with Progress("ucl evaluate", common) as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Collection
 from typing import Any
 
 from ucl.context import Context
@@ -13,7 +14,7 @@ from ucl.front.listing import listing_of
 from ucl.front.options import flags_of
 from ucl.methods.method import Step, plan, plan_length
 from ucl.rundir import RunConfig, RunDir
-from ucl.settings import ExtractSettings, InitSettings
+from ucl.settings import METHOD_TABLES, ExtractSettings, InitSettings, Settings
 
 
 def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) -> list[str]:
@@ -23,19 +24,24 @@ def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) 
     else:
         assert asked is not None
         config = _counted(asked.config)
-        context = Context(config.method, seed=config.seed, images=config.n, size=config.size, source=config.source,
+        context = Context(config.method, seed=config.seed, images=config.usable or config.n, size=config.size, source=config.source,
                           overrides=config.overrides)
     init = settings_of(config)
     steps, total = plan(context), plan_length(context)
+    changing = _changing(context, total)
     if toml:
-        return _toml(config, steps, init)
+        return _toml(config, steps, init, changing)
     left = max(total - context.epoch, 0)
     lines = [f"# {config.method}: {config.n} images at {config.size} px, {init.backbone}; epoch {context.epoch} of {total}, "
              f"{config.threads} threads, seed {config.seed}"]
     if run is None:
         assert asked is not None
         lines.append(f"{_init_line(asked, where)} && cd {shlex.quote(where)}")
-    lines += ["until ucl status --done; do", "    " + " | ".join(shell_line(step) for step in steps) + " || exit", "done"]
+    words = [shell_line(step, {name for stage, name in changing if stage == step.stage}) for step in steps]
+    lines += ["until ucl status --done; do", "    " + " | ".join(words) + " || exit", "done"]
+    if changing:
+        ends = (f"{stage} {name} {first} ... {last}" for (stage, name), (first, last) in changing.items())
+        lines.append("# the plan's, from epoch to epoch: " + "; ".join(ends))
     if not left:
         lines.append("# the plan is done")
     return [*lines, *_costs(run, config, init, steps, left)]
@@ -53,12 +59,27 @@ def _init_line(asked: Request, where: str) -> str:
     return " ".join(shlex.quote(w) for w in [*words, "-o", where])
 
 
-def shell_line(step: Step) -> str:
-    """A step as the command that performs it, with the settings that differ from the verb's own defaults."""
+def _changing(context: Context, total: int) -> dict[tuple[str, str], tuple[str, str]]:
+    """(stage, setting) -> (in the first epoch, in the last one), of all settings that the plan changes from epoch to epoch."""
+    turns = [plan(dataclasses.replace(context, epoch=epoch)) for epoch in range(total)]
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for number, step in enumerate(turns[0] if turns else []):
+        every = [turn[number].settings.as_dict() for turn in turns]
+        found |= {(step.stage, name): (_text(value), _text(every[-1][name])) for name, value in every[0].items()
+                  if any(settings[name] != value for settings in every)}
+    return found
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def shell_line(step: Step, leave_out: Collection[str] = ()) -> str:
+    """A step as the command that performs it, with the settings that differ from the verb's own defaults; but those to leave out."""
     words = ["ucl", step.verb]
     for field in dataclasses.fields(step.settings):
         value = getattr(step.settings, field.name)
-        if value == field.default or field.name in step.settings.unread:
+        if value == field.default or field.name in step.settings.unread or field.name in leave_out:
             continue
         flags = flags_of(field)[0].split("/")
         if isinstance(value, bool):
@@ -80,7 +101,7 @@ def _costs(run: RunDir | None, config: RunConfig, init: InitSettings, steps: lis
 
     n, row = config.n, models.facts(init.backbone)
     extraction = next((s.settings for s in steps if isinstance(s.settings, ExtractSettings) and s.settings.layer), None)
-    dim = models.check(init.backbone, sobel=init.sobel, size=config.size, settings=extraction) if extraction else row.dim
+    dim = models.check(init.backbone, sobel=init.sobel, size=config.size, settings=extraction, projection=init.projection) if extraction else row.dim
     features = n * dim * 4
     pixels = n * config.size * config.size * 3
     pixels = pixels if pixels <= init.pack_budget else 0
@@ -115,13 +136,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _toml(config: RunConfig, steps: list[Step], init: InitSettings) -> list[str]:
-    """Every effective setting, as tables that ucl.toml would take."""
+def _toml(config: RunConfig, steps: list[Step], init: InitSettings, changing: Collection[tuple[str, str]]) -> list[str]:
+    """Every effective setting, as tables that ucl.toml would take; of those that change from epoch to epoch what the method's table says."""
     lines = [line for line in dataclasses.replace(config, overrides={}).to_toml().splitlines() if not line.startswith("#")]
-    for name, settings in [("init", init), *((s.verb, s.settings) for s in steps)]:
+    tables: list[tuple[str, Settings]] = [("init", init)]
+    if config.method in METHOD_TABLES:
+        by_hand = {k.partition(".")[2]: v for k, v in config.overrides.items() if k.partition(".")[0] == config.method}
+        tables.append((config.method, METHOD_TABLES[config.method]().override(by_hand)))
+    for name, settings in [*tables, *((s.verb, s.settings) for s in steps)]:
         lines += ["", f"[{name}]"]
         for key, value in settings.as_dict().items():
-            if value is not None and key not in settings.unread:
+            if value is not None and key not in settings.unread and (name, key) not in changing:
                 lines.append(f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return lines
 

@@ -120,7 +120,7 @@ def unfinished(run: RunDir) -> dict[str, Any]:
     if epoch is not None:
         wanted = {"generation": context.generation, "model": context.generation_digest, "seed": context.seed, "stage": steps[0].stage,
                   "settings": steps[0].settings.as_dict(), **same}
-        if not unlike(epoch["identity"], wanted) and safe.labels() is not None:
+        if not unlike(epoch["identity"], wanted) and ("labels" not in steps[0].reads or safe.labels() is not None):
             found["train-epoch"] = {name: epoch[name] for name in ("epoch", "batches", "of")}
     rows = rows_of(run.partial("features"))
     if rows is not None and rows.done and rows.context.generation_digest == context.generation_digest and not unlike(rows.note, same):
@@ -134,8 +134,10 @@ def load_model(run: RunDir, generation: int) -> Any:
 
 
 def load_labels(run: RunDir, generation: int) -> Any:
-    """The labels of a generation, or None where it has none (the untrained model's)."""
-    return load_kept(run.file(generation, "labels"), "ucl/labels") if generation else None
+    """The labels of a generation, or None where it has none (the untrained model's, and all of a method without clusters)."""
+    if not generation or not any("labels" in step.writes for step in plan(run.context(generation))):
+        return None
+    return load_kept(run.file(generation, "labels"), "ucl/labels")
 
 
 def load_images(run: RunDir) -> Any:

@@ -31,13 +31,20 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
     Raises:
         PlanFinished: the plan has no next turn.  OutputRefused: somebody else is at work or was first.
     """
-    run.next_turn()
+    asked = session.step_of(_next(run, common), "train-epoch", stage, given)
     safe = run.safe_points(every, strict=resume)
-    alone = labels is None and not stdin_is_data()
+    wanted = "labels" in asked.reads
+    if labels is not None and not wanted:
+        raise UsageError(f"{labels}: the method {run.config.method} trains without labels", "leave them out, or train outside the plan: --model")
+    if output is not None and not wanted:
+        raise UsageError(f"-o {output}: the method {run.config.method} has no labels to write", "the model is in the run directory")
+    alone = labels is None and (not wanted or not stdin_is_data())
     if not alone:  # a pipe may have to be waited for
         found, context = load_input(labels, run, "labels", common, joins=True)
     with run.lock():
-        if alone:
+        if not wanted:
+            found, context = None, _next(run, common)
+        elif alone:
             kept = _kept_labels(run, safe, stage, given, common, runtime)
             found, context = (kept, _next(run, common)) if kept is not None else load_input(None, run, "labels", common, joins=True)
         session.fresh(run, context, "labels", piped=not alone and labels in (None, "-"))
@@ -83,7 +90,7 @@ def commit_turn(run: RunDir, context: Any, slots: dict[str, Any], metrics: dict[
     """Commit what a turn made, and drop what was kept of it meanwhile; returns the context of the next one."""
     generation = context.generation + 1
     facts = {"generation": generation, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **metrics}
-    run.commit(generation, {"model": slots["model"], "labels": slots["labels"]}, facts)
+    run.commit(generation, {name: slots[name] for name in ("model", "labels") if slots.get(name) is not None}, facts)
     safe.clear()
     return dataclasses.replace(context, epoch=context.epoch + 1, generation=generation, stage="",
                                generation_digest=slots["model"].digest, overrides=dict(run.config.overrides))
@@ -104,11 +111,13 @@ def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, chos
     if resume and beside is None:
         raise UsageError("--resume: nothing is kept of what goes to a stream", "name the file: -o FILE")
     safe = SafePoints(beside, every=every, strict=resume) if beside is not None else None
-    found, context = load_input(labels, None, "labels", common)
+    unlabelled = labels is None and given.get("objective") == "instance" and not stdin_is_data()
+    found, context = (None, Context(seed=common.seed or 0)) if unlabelled else load_input(labels, None, "labels", common)
     checkpoint = load(Path(model), "ucl/checkpoint") if model else session.load_model(run, run.newest)  # type: ignore[arg-type,union-attr]
     pictures = open_images(images, None, checkpoint, {k: v for k, v in chosen.items() if v}, common, runtime) if images else session.load_images(run)  # type: ignore[arg-type]
     context = dataclasses.replace(context, method="", epoch=checkpoint.progress.get("epoch", 0), generation=-1)
     step = session.step_of(context, "train-epoch", "", given)
+    step = dataclasses.replace(step, reads=("images", "model") if unlabelled else ("images", "model", "labels"))
     context = session.with_flags(context, "train-epoch", given)
     if safe is not None and not resume:
         safe.forget()
@@ -132,6 +141,10 @@ def tell(command: str, run: RunDir | None, generation: int, metrics: dict[str, A
 
 def one_line(generation: int, m: dict[str, Any]) -> str:
     """An epoch in one line."""
+    speed = f"{m['images_per_second_train']:.0f} images/s"
+    if "log_n" in m:
+        clusters = f", {m['kept']} images in {m['clusters']} of {m['k']} clusters, largest {m['largest']}" if "clusters" in m else ""
+        return f"epoch {generation}: loss {m['loss']:.4f} (log N {m['log_n']:.2f}){clusters}, {speed}"
     nmi = f", NMI to the last {m['nmi_arithmetic']:.3f}, churn {m['churn']:.3f}" if "nmi_arithmetic" in m else ""
     return (f"epoch {generation}: loss {m['loss']:.4f} (log K {m['log_k']:.2f}), {m['clusters']} of {m['k']} clusters filled, "
-            f"largest {m['largest']}{nmi}, {m['images_per_second_train']:.0f} images/s")
+            f"largest {m['largest']}{nmi}, {speed}")

@@ -119,8 +119,10 @@ def run_table(run: RunDir, common: Common, runtime: device.Runtime, as_json: boo
     rows: list[tuple[str, str]] = [("epochs", f"{done} of {total}"), ("time", f"{seconds:.1f} s")]
     facts: dict[str, Any] = {"schema": "ucl.run/1", "directory": str(run.path), "epochs": done, "of": total, "seconds": round(seconds, 2)}
     if "loss" in last:
-        rows += [("loss", f"{last['loss']:.4f}  (log K = {last['log_k']:.4f})"),
-                 ("clusters", f"{last['clusters']} of {last['k']} filled, the largest has {last['largest']} of {last['images']} images")]
+        chance = f"log N = {last['log_n']:.4f}" if "log_n" in last else f"log K = {last['log_k']:.4f}"
+        rows.append(("loss", f"{last['loss']:.4f}  ({chance})"))
+        if "clusters" in last:
+            rows.append(("clusters", f"{last['clusters']} of {last['k']} filled, the largest has {last['largest']} of {last['images']} images"))
         facts["last"] = last
     if "nmi_arithmetic" in last:
         rows.append(("NMI to the last labels", f"{last['nmi_arithmetic']:.3f}  (churn {last['churn']:.3f})"))

@@ -15,6 +15,10 @@ METHODS: dict[str, tuple[str, str]] = {
                    "persist and the classifier is kept"),
     "onepass": ("ucl.methods.onepass", "DeepCluster whose features come from the training pass, so that no image is looked at twice "
                 "an epoch (as in DeepCluster-v2, SwAV's released code)"),
+    "ir": ("ucl.methods.ir", "Wu et al., CVPR 2018: each image told from all others by a memory of past embeddings"),
+    "is": ("ucl.methods.is_", "Ye et al., CVPR 2019: two views of each image told from the rest of the batch"),
+    "and": ("ucl.methods.and_", "Huang et al., ICML 2019: ir in rounds, in which the surest images are merged with their nearest neighbours"),
+    "pcp": ("ucl.methods.pcp", "Progressive Cluster Purification: ever fewer clusters, purified by distance and by votes of past epochs"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ucl.context import Context
 from ucl.errors import ConfigError, UsageError
-from ucl.settings import SETTINGS, PlanSettings, Settings
+from ucl.settings import METHOD_TABLES, SETTINGS, PlanSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,12 @@ def plan(context: Context) -> list[Step]:
 
     The only source of settings: `run` walks this list, and every command looks itself up in it.
     """
+    for key in context.overrides:
+        table = key.partition(".")[0]
+        if table in METHOD_TABLES and table != context.method:
+            raise UsageError(f"ucl.toml: [{table}]: the method is {context.method}, which does not read it", f"leave out {key}")
     steps = list(method_named(context.method).steps(context))
-    return [dataclasses.replace(step, settings=_applied(step.settings, _by_hand(context, step.verb), "ucl.toml"))
+    return [dataclasses.replace(step, settings=_applied(step.settings, set_by_hand(context, step.verb), "ucl.toml"))
             for step in steps]
 
 
@@ -85,11 +89,12 @@ def _applied(settings: Settings, by_hand: Mapping[str, Any], where: str = "") ->
 
 def plan_length(context: Context) -> int:
     """Number of epochs of the plan."""
-    settings = PlanSettings().override(_by_hand(context, "plan"), "ucl.toml")
+    settings = PlanSettings().override(set_by_hand(context, "plan"), "ucl.toml")
     return settings.epochs or method_named(context.method).epochs(context)
 
 
-def _by_hand(context: Context, verb: str) -> dict[str, str]:
+def set_by_hand(context: Context, verb: str) -> dict[str, str]:
+    """What ucl.toml, or flags on the way, say of a verb or a method's table: field -> text."""
     return {key.partition(".")[2]: value for key, value in context.overrides.items() if key.partition(".")[0] == verb}
 
 
@@ -118,5 +123,5 @@ def step_for(context: Context, verb: str, stage: str = "", overrides: Mapping[st
             raise ConfigError(f"{context.method}: no step {stage!r} with verb {verb}",
                               "steps: " + ", ".join(s.stage for s in plan(context)))
         else:  # a verb the method does not use: its own defaults, and what ucl.toml says of it
-            step = Step(verb, _applied(SETTINGS[verb](), _by_hand(context, verb), "ucl.toml"), (), ())
+            step = Step(verb, _applied(SETTINGS[verb](), set_by_hand(context, verb), "ucl.toml"), (), ())
     return dataclasses.replace(step, settings=_applied(step.settings, overrides or {}))

@@ -162,6 +162,32 @@ class Tap:
         raise AssertionError(f"{self._point.path} was not reached")
 
 
+PROJECTION = "projection"
+"""Name of the layer on top of the last one, where a checkpoint has it."""
+
+
+class Projected(Tap):
+    """A tap on the projection: (B, dim) rows of unit length.
+
+    Args:
+        network: on the CPU.  size: side of the views.
+        linear: the projection; it is moved to where the network is.
+    """
+
+    def __init__(self, network: Network, size: int, linear: nn.Linear) -> None:
+        super().__init__(network, size)
+        self.linear, self.dim, self.text = linear, int(linear.out_features), PROJECTION
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) views as (B, dim) float32."""
+        import torch
+        from torch.nn import functional
+
+        out = super().__call__(x)
+        with torch.autocast(out.device.type, enabled=False):  # as in training
+            return functional.normalize(self.linear.to(out.device)(out.float()), dim=1)
+
+
 def rows(values: torch.Tensor, how: str, width_last: bool = False) -> torch.Tensor:
     """A layer's output as rows.
 

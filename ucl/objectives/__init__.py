@@ -1,1 +1,90 @@
-"""What a method's training step computes: losses and the memory they keep.  Torch is imported by the functions."""
+"""What a training step computes: losses and the memory they keep.  Torch is imported by the functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn, optim
+
+    from ucl.artifacts import Checkpoint, ImageList, Labels
+    from ucl.device import Runtime
+    from ucl.keys import Key
+    from ucl.settings import TrainSettings
+
+
+class Objective(Protocol):
+    """What an epoch of training minimises, and all it keeps beside the network.
+
+    Attributes:
+        passes: views of each image in each forward pass of a step; the batches of a pass's views are joined.
+        columns: names of the parts of the loss, beside the loss itself.
+        trained: part of the checkpoint -> module, trained by the network's own optimizer.
+        optimizers: of modules of its own.
+    """
+
+    passes: tuple[tuple[int, ...], ...]
+    columns: tuple[str, ...]
+    trained: dict[str, nn.Module]
+    optimizers: list[optim.SGD]
+
+    def draw(self) -> NDArray[np.int64]:
+        """Rows to train on, one for each draw position."""
+
+    def loss(self, features: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> list[torch.Tensor]:
+        """The loss of a batch, and its parts; scalars.
+
+        Args:
+            features: of each pass, (views * B, D) float32.
+            rows: (B,) images.
+            start: draw position of the first of them.
+        """
+
+    def after_step(self) -> None:
+        """What moves once the gradient is taken."""
+
+    def settle(self) -> None:
+        """Bring everything up to date, before it is looked at."""
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Modules of its own and `trained`, for the checkpoint's model."""
+
+    def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
+        """Buffers of `optimizers`, as far as the next epoch, or with ``midway`` the rest of this one, goes on with them."""
+
+    def memory(self) -> dict[str, NDArray[Any]]:
+        """Arrays that the next epoch needs, for the checkpoint's memory."""
+
+    def config(self) -> dict[str, int]:
+        """What the checkpoint's config says of it."""
+
+
+def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key, runtime: Runtime, *,
+              midway: bool) -> Objective:
+    """The objective of an epoch.
+
+    Args:
+        model: the checkpoint of the last epoch, or of this one with ``midway``.
+        dim: of the network's features.
+        images: the list.
+        labels: pseudo-labels with the list's samples; None = none, which classification refuses.
+        settings: which objective, and its numbers.
+        key: of the epoch.
+        runtime: device.
+
+    Raises:
+        DataError: a memory of other images, or no labels to classify by.
+    """
+    if settings.objective == "instance":
+        from ucl.objectives.instance import Instance
+
+        return Instance(model, dim, images, labels, settings, key, runtime, midway=midway)
+    from ucl.errors import DataError
+    from ucl.objectives.classify import Classify
+
+    if labels is None:
+        raise DataError("labels: found none, and classification needs them", "ucl cluster makes labels; or --objective instance")
+    return Classify(model, dim, images, labels, settings, key, runtime, midway=midway)

@@ -59,7 +59,8 @@ CHECKPOINT = Checkpoint(
 IMAGES = ImageList(SAMPLES, np.array([1, 2**40, 0, 4, 5], np.uint64), np.array([2**32 - 1, 0, 0, 3, 4], np.uint32), np.arange(5, dtype=np.uint32),
                    np.arange(5, dtype=np.uint32) + 1, "/photos/\u00e9", True, RNG.integers(0, 256, (5, 4, 4, 3), np.uint8), **COMMON)
 EVALUATION = Evaluation([("knn_top1", 0.1 + 0.2, 0.25, 0.35, 2**40, "k=10 tau=0.1"), ("nmi_geometric", float("nan"), float("nan"), 1.0, 5, "")],
-                        np.array([[3, 1], [0, 2**40]]), **COMMON)
+                        np.array([[3, 1], [0, 2**40]]), SAMPLES, np.array([0, 1, 2, 1, 0], np.uint8), np.array([1, 0, -1, 1, 0], np.int32),
+                        np.array([0, 0, -1, 1, 1], np.int32), ["ant", "b\u00e9e"], **COMMON)
 WHOLE = {"features": FEATURES, "labels": LABELS, "checkpoint": CHECKPOINT, "images": IMAGES, "evaluation": EVALUATION}
 
 

@@ -68,14 +68,17 @@ def test_import_ucl_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_torch_free_commands(small: Path, features: Path, labels: Path, tmp_path: Path) -> None:
+def test_torch_free_commands(ucl: Runner, small: Path, features: Path, labels: Path, tmp_path: Path) -> None:
     """No torch where nothing is trained or extracted; no faiss where nothing is searched."""
+    report = tmp_path / "report.h5"
+    assert ucl("evaluate", "knn", features, "-o", report, stdout="pipe").code == 0
     cases = {("info", labels): "faiss", ("validate", "--full", labels): "faiss", ("view", labels): "faiss", ("digest", labels): "faiss",
              ("status", small): "faiss", ("purify", labels, "-f", "-o", "out.h5"): "faiss",
              ("evaluate", "clusters", labels): "faiss", ("cluster", features, "-k", 3, "-f", "-o", "out.h5"): "",
              ("evaluate", "knn", features): "", ("evaluate", "linear", features, "--folds", 2): "", ("diff", labels, labels): "faiss",
              ("convert", features, "-f", "-o", "out.npy"): "faiss", ("select", features, "--rows", "0:3", "-f", "-o", "out.h5"): "faiss",
-             ("align", labels, "--to", features, "-f", "-o", "out.h5"): "faiss", ("targets", small / "images.h5", "-f", "-o", "out.h5"): "faiss"}
+             ("align", labels, "--to", features, "-f", "-o", "out.h5"): "faiss", ("targets", small / "images.h5", "-f", "-o", "out.h5"): "faiss",
+             ("evaluate", "compare", report, report): "faiss"}
     for words, also in cases.items():
         found = modules_of(tmp_path, *words)
         assert "ucl.formats.reader" in found, words
@@ -187,6 +190,7 @@ def test_a_bug_is_one_line_and_a_traceback_on_demand(ucl: Runner, small: Path) -
 def test_names_in_messages() -> None:
     assert name_of(["evaluate", "knn", "x.h5"]) == "ucl evaluate knn"
     assert name_of(["evaluate", "linear", "x.h5"]) == "ucl evaluate linear"
+    assert name_of(["evaluate", "compare", "x.h5"]) == "ucl evaluate compare"
     assert name_of(["--help"]) == name_of(["nothing"]) == name_of([]) == "ucl"
     assert name_of(["train-epoch", "-j", "2"]) == "ucl train-epoch"
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from ucl.artifacts import MISSING, OK, Features, Samples
+from ucl.artifacts import LEFT_OUT, MISSING, OK, Features, Samples
 from ucl.errors import DataError
 from ucl.evaluate import knn
 from ucl.evaluate.knn import evaluate_knn, wilson
@@ -51,7 +51,12 @@ def test_leave_one_out_by_a_plain_loop(k: int, monkeypatch: pytest.MonkeyPatch) 
 def test_train_and_test_by_a_plain_loop(tau: float) -> None:
     (x, y), (q, t) = noisy(), noisy(90, seed=1)
     e = evaluate_knn(Features(x), y, KnnSettings(10, tau), test=(Features(q), t), threads=1)
-    assert e.value("knn_top1") == (loop(x, y, q, 10, tau, False) == t).mean()
+    said = loop(x, y, q, 10, tau, False)
+    assert e.value("knn_top1") == (said == t).mean()
+    assert e.predicted is not None
+    assert e.correct is not None
+    assert e.truth is not None
+    assert (e.predicted.tolist(), e.correct.tolist(), e.truth.tolist()) == (said.tolist(), (said == t).tolist(), t.tolist())
 
 
 def test_equal_weights_as_scikit_learn() -> None:
@@ -90,7 +95,15 @@ def test_rows_left_out_and_fewer_neighbours(caplog: pytest.LogCaptureFixture) ->
     assert "16 neighbours instead of 50" in caplog.text
     assert e.value("left_out") == 3
     keep = [i for i in range(20) if i not in (3, 5, 6)]
-    assert e.value("knn_top1") == (loop(x[keep], y[keep], x[keep], 16, 0.1, True) == y[keep]).mean()
+    said = loop(x[keep], y[keep], x[keep], 16, 0.1, True)
+    assert e.value("knn_top1") == (said == y[keep]).mean()
+    assert e.samples is f.samples
+    assert e.correct is not None
+    assert e.predicted is not None
+    assert (e.correct[[3, 5, 6]] == LEFT_OUT).all()
+    assert (e.predicted[[3, 5, 6]] == -1).all()
+    assert e.predicted[keep].tolist() == said.tolist()
+    assert e.correct[keep].tolist() == (said == y[keep]).tolist()
 
 
 def test_refuses() -> None:

@@ -86,9 +86,11 @@ def test_cross_validation_by_a_plain_loop() -> None:
     x, y = noisy(203, noise=2.5)
     e = evaluated(x, y, seed=5, folds=4)
     fold = folds(y, 4, Key(5, stage="evaluate-linear"))
-    right = sum(int((theirs("standard", 1.0).fit(x[fold != f].astype(float), y[fold != f]).predict(x[fold == f].astype(float)) == y[fold == f]).sum())
-                for f in range(4))
-    assert e.value("linear_top1") == right / 203
+    said = np.empty(203, int)
+    for f in range(4):
+        said[fold == f] = theirs("standard", 1.0).fit(x[fold != f].astype(float), y[fold != f]).predict(x[fold == f].astype(float))
+    assert e.value("linear_top1") == (said == y).mean()
+    assert (e.predicted.tolist(), e.correct.tolist()) == (said.tolist(), (said == y).tolist())
     assert e.rows[0][4] == 203
     assert e.rows[0][5] == "logistic, C=1, standardised, 4-fold"
     assert "most of 4 fits" in [r[5] for r in e.rows]
@@ -142,8 +144,9 @@ def test_rows_left_out_and_classes_never_trained() -> None:
     e = evaluate_linear(f, y, LinearSettings(), test=(Features(q), t), runtime=RUNTIME)
     keep = [i for i in range(60) if i not in (3, 5, 6)]
     assert e.value("left_out") == 3
-    model = theirs("standard", 1.0).fit(x[keep].astype(float), y[keep])
-    assert e.value("linear_top1") == (model.predict(q.astype(float)) == t).mean()
+    said = theirs("standard", 1.0).fit(x[keep].astype(float), y[keep]).predict(q.astype(float))
+    assert e.value("linear_top1") == (said == t).mean()
+    assert (e.predicted.tolist(), e.correct.tolist(), e.truth.tolist()) == (said.tolist(), (said == t).tolist(), t.tolist())
 
 
 def test_a_constant_dimension_does_no_harm() -> None:

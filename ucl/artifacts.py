@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ucl.sources.records import Records
 
 KEPT, CUT_BY_DISTANCE, DROPPED_BY_VOTE, PULLED_BACK, DISSOLVED, BAD_IMAGE = range(6)
+WRONG, RIGHT, LEFT_OUT = range(3)
 FLAGS = ("KEPT", "CUT_BY_DISTANCE", "DROPPED_BY_VOTE", "PULLED_BACK", "DISSOLVED", "BAD_IMAGE")
 
 REMEMBERED = "features"
@@ -430,11 +431,25 @@ class ImageList(Stored):
 
 @dataclass
 class Evaluation(Stored):
-    """Measured numbers: (name, value, low, high, n, protocol) rows, low and high a 95 % interval or NaN."""
+    """Measured numbers, and where images are classified what became of each.
+
+    Attributes:
+        rows: (name, value, low, high, n, protocol), low and high a 95 % interval or NaN.
+        confusion: (K, C) int64, clusters by classes.
+        samples: the N images asked about.
+        correct: (N,) uint8, how the first row counts each: WRONG, RIGHT or LEFT_OUT.
+        predicted, truth: (N,) int32 indices into ``classes``; predicted is -1 for images left out, truth for those of unknown class.
+        classes: C names.
+    """
 
     kind: ClassVar[str] = "ucl/evaluation"
     rows: list[tuple[str, float, float, float, int, str]] = field(default_factory=list)
     confusion: NDArray[np.int64] | None = None
+    samples: Samples | None = None
+    correct: NDArray[np.uint8] | None = None
+    predicted: NDArray[np.int32] | None = None
+    truth: NDArray[np.int32] | None = None
+    classes: list[str] = field(default_factory=list)
 
     METRICS: ClassVar[Any] = np.dtype([("name", "S32"), ("value", "<f8"), ("low", "<f8"), ("high", "<f8"),
                                        ("n", "<i8"), ("protocol", "S64")])
@@ -448,15 +463,27 @@ class Evaluation(Stored):
 
     def arrays(self) -> Arrays:
         table = np.array([(r[0].encode(), *r[1:5], r[5].encode()) for r in self.rows], self.METRICS)
-        return {"/metrics": table} if self.confusion is None else {"/metrics": table, "/confusion": self.confusion}
+        names = np.array([c.encode() for c in self.classes]) if self.classes else None
+        found = {"/metrics": table, "/confusion": self.confusion, "/classes/name": names, "/per_sample/correct": self.correct,
+                 "/per_sample/predicted": self.predicted, "/per_sample/truth": self.truth}
+        return {k: v for k, v in found.items() if v is not None} | _samples_arrays(self.samples)
 
     @classmethod
     def load(cls, file: OpenFile) -> Evaluation:
-        """From an opened file or stream."""
+        """From an opened file or stream.
+
+        Raises:
+            DataError: what is told of each image has another length than the list of images, or a truncated stream.
+        """
         rows = [(r["name"].decode(), float(r["value"]), float(r["low"]), float(r["high"]), int(r["n"]),
                  r["protocol"].decode()) for r in file.read("/metrics")]
-        confusion = file.read("/confusion") if "/confusion" in file.names else None
-        return cls(rows, confusion, **_common(file))
+        confusion, names, correct, predicted, truth = (file.read(p) if p in file.names else None for p in (
+            "/confusion", "/classes/name", "/per_sample/correct", "/per_sample/predicted", "/per_sample/truth"))
+        samples = _read_samples(file)
+        if samples is not None and any(t is not None and t.shape != (len(samples),) for t in (correct, predicted, truth)):
+            raise DataError(f"{file.name}: /per_sample: expected {len(samples)} rows as in /samples/path")
+        classes = [] if names is None else [c.decode("utf-8", "replace") for c in names.tolist()]
+        return cls(rows, confusion, samples, correct, predicted, truth, classes, **_common(file))
 
 
 ARTIFACTS: Mapping[str, type[Stored]] = {

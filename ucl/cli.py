@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); 
     "cluster": ("cluster", "Cluster features into pseudo-labels: PCA, whitening, L2, k-means or another method.", "The alternation"),
     "purify": ("purify", "Purify pseudo-labels: keep each cluster's nearest members, let past epochs vote.", "The alternation"),
     "train-epoch": ("train_epoch", "Train one epoch on pseudo-labels; in a run directory, commit the next generation.", "The alternation"),
-    "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn, linear.", "Measuring"),
+    "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn, linear; compare two.", "Measuring"),
     "targets": ("targets", "Write the true classes as a labels file, for a supervised topline.", "Measuring"),
     "import": ("import_", "Make a checkpoint of weights from outside: PyTorch or safetensors.", "Files in and out"),
     "export": ("export", "Write a checkpoint's weights for other programs: PyTorch, safetensors, ONNX.", "Files in and out"),
@@ -113,7 +113,7 @@ def name_of(argv: list[str]) -> str:
     words = [a for a in argv if not a.startswith("-")]
     if not words or words[0] not in COMMANDS:
         return "ucl"
-    part = f" {words[1]}" if words[0] == "evaluate" and len(words) > 1 and words[1] in ("clusters", "knn", "linear") else ""
+    part = f" {words[1]}" if words[0] == "evaluate" and len(words) > 1 and words[1] in ("clusters", "knn", "linear", "compare") else ""
     return f"ucl {words[0]}{part}"
 
 

@@ -48,15 +48,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.path)
 
-    def unlike(self, wanted: Samples) -> str:
-        """Where this list first differs from the ``wanted`` one, and whether it is a permutation, a subset or other images."""
+    def unlike(self, wanted: Samples, of: str = "the image list") -> str:
+        """Where this list first differs from the ``wanted`` one, that of ``of``, and whether it is a permutation, a subset or other images."""
         n = min(len(self), len(wanted))
         differs = np.flatnonzero(self.path[:n] != wanted.path[:n])
         mine, theirs = set(self.path.tolist()), set(wanted.path.tolist())
         kind = ("the same images in another order" if mine == theirs else "a part of those images" if mine < theirs
                 else "those images and more" if mine > theirs else "other images")
         if not len(differs):
-            return f"{len(self)} images, expected {len(wanted)} as in the image list ({kind})"
+            return f"{len(self)} images, expected {len(wanted)} as in {of} ({kind})"
         row = int(differs[0])
         found, expected = (p.decode("utf-8", "replace").encode("unicode_escape").decode() for p in (self.path[row], wanted.path[row]))
-        return f"row {row} is {found}, expected {expected} as in the image list ({kind})"
+        return f"row {row} is {found}, expected {expected} as in {of} ({kind})"

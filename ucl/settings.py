@@ -20,8 +20,8 @@ from ucl.fields import Settings, option, parse
 
 __all__ = [
     "BESIDE", "CHECKPOINT_EVERY", "CIFAR_MEAN", "CIFAR_STD", "CLUSTERING", "METHOD_TABLES", "SETTINGS", "AndSettings", "ClusterSettings",
-    "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings", "ListSettings",
-    "MachineSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings", "ViewSettings",
+    "CompareSettings", "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings",
+    "ListSettings", "MachineSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings", "ViewSettings",
     "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
 ]
 
@@ -316,6 +316,14 @@ class LinearSettings(Settings):
 
 
 @dataclass(frozen=True)
+class CompareSettings(Settings):
+    """`ucl evaluate compare`: two evaluations of the same images."""
+
+    resamples: int = option(9999, "bootstrap resamples of the images, for the intervals", low=100, source="scipy.stats.bootstrap")
+    any_protocol: bool = option(False, "also compare numbers of different protocols, as of different k")
+
+
+@dataclass(frozen=True)
 class MachineSettings(Settings):
     """Frozen by `init` because they can change the last bits of a result."""
 
@@ -358,9 +366,10 @@ SETTINGS: dict[str, type[Settings]] = {
     "import": ImportSettings,
     "evaluate-knn": KnnSettings,
     "evaluate-linear": LinearSettings,
+    "evaluate-compare": CompareSettings,
 }
 
-BESIDE = frozenset({"import"})
+BESIDE = frozenset({"import", "evaluate-compare"})
 """Verbs that no run directory speaks of; ``--set`` and ucl.toml know them not."""
 
 

@@ -125,8 +125,8 @@ def _fields(line: str, known: set[bytes]) -> tuple[str, str, str]:
 
 
 def join(a: tuple[list[str], NDArray[np.int64]], b: tuple[list[str], NDArray[np.int64]]) -> tuple[
-        NDArray[np.int64], NDArray[np.int64]]:
-    """The class indices of two image lists under one numbering, by class name."""
+        list[str], NDArray[np.int64], NDArray[np.int64]]:
+    """All class names, and the class indices of two image lists under one numbering, by class name."""
     names = sorted(set(a[0]) | set(b[0]))
     index = {name: i for i, name in enumerate(names)}
 
@@ -134,4 +134,4 @@ def join(a: tuple[list[str], NDArray[np.int64]], b: tuple[list[str], NDArray[np.
         table = np.array([index[c] for c in classes] + [-1], np.int64)
         return table[target]
 
-    return renumber(*a), renumber(*b)
+    return names, renumber(*a), renumber(*b)

@@ -34,7 +34,7 @@ def bash(script: Path, line: str, cwd: Path | None = None, **env: str) -> list[s
 
 
 @pytest.mark.parametrize(("line", "offered"), [
-    ("ucl ev", ["evaluate"]), ("ucl evaluate ", ["clusters", "knn", "linear"]),
+    ("ucl ev", ["evaluate"]), ("ucl evaluate ", ["clusters", "knn", "linear", "compare"]),
     ("ucl evaluate knn --te", ["--test", "--test-split", "--test-targets"]),
     ("ucl cluster --empty ", ["leave", "relocate", "error"]), ("ucl train-epoch --weights inv", ["inverse", "inverse-sqrt"]),
     ("ucl init p", ["persistent", "pcp"]), ("ucl init pe", ["persistent"]), ("ucl init --set pcp.final", ["pcp.final_k="]),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ucl.artifacts import Evaluation, Features
+from ucl.artifacts import LEFT_OUT, Evaluation, Features
 from ucl.errors import DataError
 from ucl.kmeans import faiss_threads
 from ucl.pca import unit_rows, usable_rows
@@ -38,20 +39,20 @@ def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSett
         threads: faiss' threads.
 
     Returns:
-        ``knn_top1`` with its 95 % Wilson interval, and the number of rows left out.
+        ``knn_top1`` with its 95 % Wilson interval, the number of rows left out, and what became of each image asked about.
 
     Raises:
         DataError: classes of another length, features of other dimensions, a usable row that is not finite,
             or fewer than one voter for each image.
     """
-    x, y, out = labelled(features, truth)
+    x, y, rows = labelled(features, truth)
     x = unit_rows(x)
-    protocol = "leave-one-out"
+    protocol, out = "leave-one-out", len(truth) - len(rows)
     queries, classes = x, y
     if test is not None:
-        queries, classes, more = labelled(*test)
+        queries, classes, rows = labelled(*test)
         queries = unit_rows(queries)
-        out, protocol = out + more, "train/test"
+        out, protocol = out + len(test[1]) - len(rows), "train/test"
         if queries.shape[1] != x.shape[1]:
             raise DataError(f"/features: {queries.shape[1]} dimensions, expected {x.shape[1]} as in the "
                             "images that vote", "use features of the same layer of the same model")
@@ -68,7 +69,7 @@ def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSett
     protocol = f"cosine, k={k}, exp(s/{settings.tau:g}), {protocol}"
     return Evaluation([("knn_top1", right / n, low, high, n, protocol),
                        ("left_out", float(out), math.nan, math.nan, n + out, "count")],
-                      context=features.context)
+                      **judged(test or (features, truth), rows, said), context=features.context)
 
 
 def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -80,8 +81,8 @@ def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, flo
 
 
 def labelled(features: Features,
-             truth: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-    """Rows (n, D), classes (n,) of the usable images of known class, and the number of others.
+             truth: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Features (n, D), classes (n,) and row numbers (n,) of the usable images of known class.
 
     Raises:
         DataError: classes of another length, a usable row that is not finite, or no such image.
@@ -94,7 +95,21 @@ def labelled(features: Features,
     if not len(rows):
         raise DataError(f"none of {len(truth)} images is usable and of known class",
                         "give the classes of these images")
-    return features.features[rows], truth[rows].astype(np.int64), len(truth) - len(rows)
+    return features.features[rows], truth[rows].astype(np.int64), rows
+
+
+def judged(asked: tuple[Features, NDArray[np.int64]], rows: NDArray[np.int64], said: NDArray[np.int64]) -> dict[str, Any]:
+    """What an `Evaluation` tells of each image.
+
+    Args:
+        asked: N images and their classes.
+        rows: (n,) those that were classified.
+        said: (n,) the classes predicted for them.
+    """
+    features, truth = asked
+    correct, predicted = np.full(len(truth), LEFT_OUT, np.uint8), np.full(len(truth), -1, np.int32)
+    correct[rows], predicted[rows] = said == truth[rows], said
+    return {"samples": features.samples, "correct": correct, "predicted": predicted, "truth": truth.astype(np.int32)}
 
 
 def _vote(x: NDArray[np.float32], y: NDArray[np.int64], queries: NDArray[np.float32], k: int, tau: float, *,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ucl.artifacts import Evaluation, Features
 from ucl.errors import DataError
-from ucl.evaluate.knn import labelled, wilson
+from ucl.evaluate.knn import judged, labelled, wilson
 from ucl.keys import Key
 from ucl.matrix import chunks
 from ucl.memory import PROJECT_ROWS
@@ -63,25 +63,27 @@ def evaluate_linear(features: Features, truth: Classes, settings: LinearSettings
 
     Returns:
         ``linear_top1``, and ``linear_top5`` where there are more than five classes, with 95 % Wilson intervals; ``c``,
-        ``iterations`` and ``converged`` of lbfgs (the worst of several fits); ``left_out``: rows that took no part.
+        ``iterations`` and ``converged`` of lbfgs (the worst of several fits); ``left_out``: rows that took no part; and what became
+        of each image asked about.
 
     Raises:
         DataError: classes of another length, features of other dimensions, a usable row that is not finite, one class only,
             or fewer images than folds.
     """
-    x, y, out = labelled(features, truth)
-    queries, classes = None, y
+    x, y, asked = labelled(features, truth)
+    queries, classes, out = None, y, len(truth) - len(asked)
     if test is not None:
-        queries, classes, more = labelled(*test)
-        out += more
+        queries, classes, asked = labelled(*test)
+        out += len(test[1]) - len(asked)
         if queries.shape[1] != x.shape[1]:
             raise DataError(f"/features: {queries.shape[1]} dimensions, expected {x.shape[1]} as in the training images",
                             "use features of the same layer of the same model")
     probe = _Probe(settings, Key(seed, stage="evaluate-linear"), runtime)
     with blas_threads(runtime.threads if x.size >= ONE_THREAD else 1):
-        rank = _cross(x, y, settings.folds, probe) if queries is None else _ranks(probe(x, y)(queries), classes)
+        rank, said = _cross(x, y, settings.folds, probe) if queries is None else _judge(probe(x, y)(queries), classes)
     rows = probe.rows(rank, f"{settings.folds}-fold" if queries is None else "train/test", len(np.unique(y)))
-    return Evaluation([*rows, ("left_out", float(out), math.nan, math.nan, len(classes) + out, "count")], context=features.context)
+    return Evaluation([*rows, ("left_out", float(out), math.nan, math.nan, len(classes) + out, "count")],
+                      **judged(test or (features, truth), asked, said), context=features.context)
 
 
 class _Probe:
@@ -179,14 +181,19 @@ def folds(y: Classes, count: int, key: Key) -> NDArray[np.int64]:
     return fold
 
 
-def _cross(x: NDArray[np.float32], y: Classes, count: int, probe: _Probe) -> Classes:
-    """Rank of each image's class by the classifier of the other folds; (N,)."""
+def _cross(x: NDArray[np.float32], y: Classes, count: int, probe: _Probe) -> tuple[Classes, Classes]:
+    """Rank of each image's class by the classifier of the other folds, and the class this one predicts; (N,) each."""
     fold = folds(y, count, probe.key)
-    rank = np.empty(len(y), np.int64)
+    rank, said = np.empty(len(y), np.int64), np.empty(len(y), np.int64)
     for f in range(count):
         inside = fold != f
-        rank[~inside] = _ranks(probe(x[inside], y[inside])(x[~inside]), y[~inside])
-    return rank
+        rank[~inside], said[~inside] = _judge(probe(x[inside], y[inside])(x[~inside]), y[~inside])
+    return rank, said
+
+
+def _judge(scores: Scores, y: Classes) -> tuple[Classes, Classes]:
+    """`_ranks`, and the class of the highest score, the lowest of equals, so that it is the true one where the rank is 0."""
+    return _ranks(scores, y), scores.argmax(axis=1)
 
 
 def _ranks(scores: Scores, y: Classes) -> Classes:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ucl.errors import DataError
 from ucl.formats.digest import BlockCrc
-from ucl.formats.layout import CRC_BLOCK, FLAG, MADE_BY, ROOT_ATTRS, SCHEMA, STATUS, Item
+from ucl.formats.layout import CORRECT, CRC_BLOCK, FLAG, MADE_BY, ROOT_ATTRS, SCHEMA, STATUS, Item
 from ucl.formats.types import schema_dtype
 
 if TYPE_CHECKING:
@@ -243,6 +243,8 @@ def _value_problems(a: Artifact) -> list[str]:
         out += _label_problems(a)
     if a.kind == "ucl/images":
         out += _place_problems(a)
+    if a.kind == "ucl/evaluation":
+        out += _answer_problems(a)
     return out
 
 
@@ -270,6 +272,31 @@ def _place_problems(a: Artifact) -> list[str]:
         offset, room = a.read("/samples/offset"), a.shape("/encoded")[0]
         bad = np.flatnonzero((offset < 0) | (offset > room) | (a.read("/samples/size") > np.maximum(room - offset, 0).astype(np.uint64)))
         out += [f"{a.name}: /samples/offset[{i}]: an image beyond the {room} bytes of /encoded" for i in bad[:1]]
+    return out
+
+
+def _answer_problems(a: Artifact) -> list[str]:
+    """Answers that contradict each other or the first metric."""
+    correct = a.read("/per_sample/correct") if "/per_sample/correct" in a else None
+    if correct is None:
+        return []
+    unknown = np.setdiff1d(correct, list(CORRECT.values()))
+    if len(unknown):
+        return [f"{a.name}: /per_sample/correct: unknown value {unknown[0]}"]
+    out = []
+    asked, right = correct != CORRECT["LEFT_OUT"], correct == CORRECT["RIGHT"]
+    metrics = a.read("/metrics")
+    if not len(metrics) or metrics["n"][0] != asked.sum() or abs(metrics["value"][0] * asked.sum() - right.sum()) > 1e-6 * max(1, len(right)):
+        stated = f"{metrics['value'][0]:.6g} of {metrics['n'][0]}" if len(metrics) else "nothing"
+        out.append(f"{a.name}: /per_sample/correct: {right.sum()} of {asked.sum()} are right, but /metrics says {stated}")
+    if "/per_sample/predicted" not in a or "/per_sample/truth" not in a:
+        return out
+    predicted, truth = a.read("/per_sample/predicted"), a.read("/per_sample/truth")
+    bad = np.flatnonzero(np.where(asked, right != (predicted == truth), predicted != -1))
+    out += [f"{a.name}: /per_sample/correct[{i}]: {correct[i]}, but class {predicted[i]} is predicted and {truth[i]} is true" for i in bad[:1]]
+    if "/classes/name" in a:
+        top, known = max(predicted.max(initial=-1), truth.max(initial=-1)), a.shape("/classes/name")[0]
+        out += [f"{a.name}: /per_sample: class {top}, but /classes/name has {known}"] if top >= known else []
     return out
 
 

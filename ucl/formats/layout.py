@@ -24,6 +24,7 @@ FLAG: Mapping[str, int] = {
     "KEPT": 0, "CUT_BY_DISTANCE": 1, "DROPPED_BY_VOTE": 2, "PULLED_BACK": 3, "DISSOLVED": 4,
     "BAD_IMAGE": 5,
 }  # fmt: skip
+CORRECT: Mapping[str, int] = {"WRONG": 0, "RIGHT": 1, "LEFT_OUT": 2}
 
 
 @dataclass(frozen=True)
@@ -229,12 +230,17 @@ IMAGES = FileType(
 
 EVALUATION = FileType(
     "ucl/evaluation",
-    VERSION,
+    "1.1",
     (
+        _PATH,
         Item("/metrics", ("m",), "name S32, value f8, low f8, high f8, n i8, protocol S64", True,
              help="one line per metric with its 95 % interval"),
         Item("/confusion", ("K", "C"), "i8", False, help="clusters x classes"),
-        Item("/per_sample/correct", ("N",), "u1", False, help="right or wrong, for paired tests"),
+        Item("/classes/name", ("C",), "S", False, help="names of the classes"),
+        Item("/per_sample/correct", ("N",), "u1", False, enum=CORRECT, help="how the first metric counts each image, for paired tests"),
+        Item("/per_sample/predicted", ("N",), "i4", False, help="predicted class, a row of /classes/name; -1 for images left out"),
+        Item("/per_sample/truth", ("N",), "i4", False, help="true class, likewise; -1 where it is unknown"),
+        _STATUS,
     ),
     help="metrics with their intervals",
 )  # fmt: skip
@@ -248,7 +254,7 @@ MADE_BY: dict[str, str] = {
     "ucl/labels": "ucl cluster features.h5 > labels.h5",
     "ucl/checkpoint": "ucl train-epoch",
     "ucl/images": "ucl init",
-    "ucl/evaluation": "ucl evaluate labels.h5",
+    "ucl/evaluation": "ucl evaluate knn features.h5 -o report.h5",
 }
 
 

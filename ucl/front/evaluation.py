@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from ucl.front import session
 from ucl.front.extraction import features_now, open_images
 from ucl.front.listing import is_hdf5, list_of
 from ucl.front.options import Common
-from ucl.front.streams import find_input
+from ucl.front.streams import find_input, open_output, standard_input
 from ucl.rundir import RunDir
 from ucl.targets import LABEL_SETS, released, true_classes
 
@@ -85,6 +89,79 @@ def frozen_inputs(run: RunDir | None, features: str | None, test: str | None, sp
     split = split or ("test" if not is_hdf5(test) and released(test) else None)
     tested = open_images(test, None, model, {"on_error": "skip", **({"split": split} if split else {})}, common, runtime)
     return train, features_now(run, common, runtime, tested, model), test
+
+
+@contextmanager
+def open_report(where: str | None, *, force: bool) -> Iterator[Callable[[Any], None]]:
+    """A function that writes an evaluation to ``where``, or nowhere if that is None; opened before the work, so that an output
+    that is there already is refused at once.
+
+    Raises:
+        OutputRefused: the file exists and ``force`` is off.
+    """
+    from ucl.store import save
+
+    if where is None:
+        yield lambda _: None
+        return
+    with open_output(where, force=force) as out:
+
+        def write(found: Any) -> None:
+            save(found, out)
+
+        yield write
+
+
+def signed(found: Any, verb: str, settings: Mapping[str, Any], seed: int, asked: list[tuple[Any, NDArray[np.int64]]], classes: list[str],
+           runtime: device.Runtime) -> Any:
+    """The evaluation with the names of its classes (where it classifies images), its recipe (of which they are part) and its provenance.
+
+    Args:
+        asked: features (or labels) and true classes of the images learnt from, then of those tested on, if they are others.
+    """
+    from ucl import store
+
+    known = hashlib.sha256(json.dumps(classes).encode())
+    for _, truth in asked:
+        known.update(truth.astype("<i8").tobytes())
+    inputs = [features for features, _ in asked]
+    said = {**settings, "classes": known.hexdigest()}
+    if found.correct is not None:
+        found.classes = classes
+    found.recipe = store.recipe(found.kind, verb, said, seed, inputs)
+    found.provenance = store.chain(verb, said, seed, inputs, runtime.device, runtime.threads)
+    return found
+
+
+VERSUS = "vs"
+"""The word between the reports of A and those of B."""
+
+
+def read_reports(names: list[str]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """The reports of A and of B, each (name, evaluation): two files, or several on each side of the word vs; - is standard input.
+
+    Raises:
+        UsageError: it is not clear which are A's.
+    """
+    from ucl.store import load
+
+    if names.count("-") > 1:
+        raise UsageError("-: standard input holds one report, and it is named twice")
+    if VERSUS not in names and len(names) == 2:
+        sides = names[:1], names[1:]
+    elif names.count(VERSUS) == 1 and names[0] != VERSUS != names[-1]:
+        at = names.index(VERSUS)
+        sides = names[:at], names[at + 1:]
+    else:
+        raise UsageError(f"found {' '.join(names)}, wanted two reports, or several on each side of the word {VERSUS}",
+                         f"ucl evaluate compare a-0.h5 a-1.h5 {VERSUS} b-0.h5 b-1.h5; a file of that name is ./{VERSUS}")
+
+    def one(name: str) -> tuple[str, Any]:
+        if name == "-":
+            return "stdin", load(standard_input("a report"), "ucl/evaluation", "stdin")
+        return name, load(Path(name), "ucl/evaluation", name)
+
+    return [one(name) for name in sides[0]], [one(name) for name in sides[1]]
 
 
 def _with_kind(found: tuple[Path | int, str]) -> tuple[Path | int, str, str]:

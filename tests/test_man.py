@@ -109,7 +109,7 @@ def test_check_tells_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_there_is_a_page_for_every_command_and_nothing_else() -> None:
-    wanted = {"ucl.1", "ucl-formats.5", "ucl-exit-status.7", *(f"ucl-{name}.1" for name in COMMANDS)}
+    wanted = {"ucl.1", "ucl-formats.5", "ucl-methods.7", "ucl-exit-status.7", *(f"ucl-{name}.1" for name in COMMANDS)}
     assert {p.name for p in MAN.iterdir() if p.suffix in (".1", ".5", ".7")} == wanted == set(FILES)
     assert {p.stem for p in MAN.glob("*.inc")} == {Path(name).stem for name in wanted}
 

@@ -162,7 +162,7 @@ def test_checkpoint_tensors(tmp_path: Path) -> None:
         "/model/mask": np.array([True, False]),
         "/model/half": np.array([1, 2], "f2"),
         "/optimizer/state/0/momentum_buffer": np.zeros((0, 3), "f4"),
-        "/memory/bank": np.arange(10, dtype=">i4"),
+        "/memory/counts": np.arange(10, dtype=">i4"),
     }  # fmt: skip
     notes = {"/model/half": {"torch-dtype": "bfloat16"}}
     path = tmp_path / "c.h5"

@@ -94,7 +94,8 @@ class LazyGroup(TyperGroup):
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  epilog=f"Example:\n\n\b\n    {EXAMPLE}\n\nThe pages: man ucl, man ucl-COMMAND, man ucl-methods, man ucl-formats, man ucl-exit-status")
+                  epilog=f"Example:\n\n\b\n    {EXAMPLE}\n\nThe pages: man ucl, man ucl-COMMAND, "
+                         "man ucl-methods, man ucl-formats, man ucl-exit-status")
 
 
 def _version(value: bool) -> None:

@@ -11,7 +11,8 @@ from ucl.methods import METHODS
 
 EXAMPLE = "ucl init deepcluster digits -o runs/digits"
 
-SetOption = Annotated[list[str], typer.Option("--set", metavar="VERB.KEY=VALUE", help="Set a verb's or the method's setting for the whole run; repeatable.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="VERB.KEY=VALUE", help="Set a verb's or the method's setting for the "
+                                                       "whole run; repeatable.")]
 KeepOption = Annotated[str | None, typer.Option("--keep", metavar="N|all", help="Generations whose model and labels are kept. Default: 2.")]
 FilesFromOption = Annotated[str | None, typer.Option("--files-from", metavar="FILE", help="List of image paths, one per line; - is "
                                                      "standard input. The order is kept.")]

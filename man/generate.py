@@ -24,6 +24,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ from ucl.cli import COMMANDS, GROUPS, build
 from ucl.context import Context
 from ucl.errors import EXIT_STATUS
 from ucl.formats.layout import INTEGRITY, PROVENANCE, ROOT_ATTRS, SCHEMA, Attr, Item, relevant_attrs
-from ucl.front.forecast import shell_line
+from ucl.front.forecast import changing, ends_text, shell_line
 from ucl.front.options import default_text
-from ucl.methods import METHODS
+from ucl.methods import METHODS, pcp, rounds
 from ucl.methods.method import plan, plan_length
 from ucl.models import BACKBONES
-from ucl.settings import SETTINGS, PlanSettings
+from ucl.settings import METHOD_TABLES, SETTINGS, PlanSettings, RoundSettings
 
 HERE = Path(__file__).parent
 DATE = "2026-11-21"
@@ -291,6 +292,56 @@ def plansettings(page: Page) -> Iterator[str]:
         yield from entry(bold(f"plan.{field.name}"), sentence(field.metadata["help"]), f"Default: `{default_text(field)}`.")
 
 
+def loop(page: Page, name: str) -> Iterator[str]:
+    """A method's turn as a shell loop, for 50,000 small images, and what its plan changes from epoch to epoch."""
+    context = dataclasses.replace(DATA[2][1], method=name)
+    differing = changing(context, plan_length(context))
+    lines = [shell_line(step, {field for stage, field in differing if stage == step.stage}) for step in plan(context)]
+    yield ".EX"
+    yield literal("until ucl status --done; do")
+    yield from _code(["    " + line + (" |" if line is not lines[-1] else " || exit") for line in lines])
+    yield from ("done", ".EE")
+    if differing:
+        yield ".PP"
+        yield from prose(f"From the first epoch to the last: {ends_text(differing)}.")
+
+
+def timeline(page: Page, epochs: str, images: str, final_k: str) -> Iterator[str]:
+    """What PCP's plan does in the epochs of the first round: one line for each stretch in which nothing but numbers moves."""
+    settings = pcp.settled(Context(method="pcp", images=int(images), overrides={"pcp.epochs": epochs, "pcp.final_k": final_k}))
+
+    def phase(t: int) -> tuple[bool, str, str, bool, str]:
+        told = pcp.purification(t, settings)
+        k = pcp.cluster_count(t, int(images), settings.final_k, epochs=settings.epochs)
+        return (k > settings.final_k, f"above {told.whole_up_to}" if told.whole_up_to else "all", "yes" if told.votes else "no",
+                pcp.warm_up_weight(t, settings) > 0, f"{rounds.learning_rate(t, settings):g}")
+
+    def ends(values: list[str]) -> str:
+        return values[0] if values[0] == values[-1] else f"{values[0]}-{values[-1]}"
+
+    form = "{:<9}{:<12}{:<11}{:<7}{:<17}{}"
+    yield ".EX"
+    yield literal(form.format("epochs", "clusters", "sizes cut", "votes", "weight of views", "learning rate"))
+    for (_, cut, votes, _, lr), members in groupby(range(settings.epochs), phase):
+        span = list(members)
+        counts = [str(pcp.cluster_count(t, int(images), settings.final_k, epochs=settings.epochs)) for t in span]
+        weights = [f"{pcp.warm_up_weight(t, settings):.3g}" for t in span]
+        yield literal(form.format(ends([str(t) for t in span]), ends(counts), cut, votes, ends(weights), lr))
+    yield ".EE"
+
+
+def methodsettings(page: Page, name: str = "") -> Iterator[str]:
+    """A method's table of ucl.toml: what it has beside the settings of rounds, or otherwise; without a name those, which all have."""
+    shared = {f.name: f for f in dataclasses.fields(RoundSettings)}
+    for field in dataclasses.fields(METHOD_TABLES[name] if name else RoundSettings):
+        base = shared.get(field.name)
+        if name and base is not None and (base.default, base.metadata) == (field.default, field.metadata):
+            continue
+        choices = f"  One of: {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
+        yield from entry((bold(name) if name else italic("METHOD")) + bold(f".{field.name}"), sentence(field.metadata["help"]),
+                         f"Default: `{default_text(field)}`.{choices}{_range(field)}{_source(field)}")
+
+
 def exit(page: Page, *codes: str) -> Iterator[str]:
     """The exit codes of a command, or the whole table."""
     yield ".PD 0"
@@ -368,7 +419,8 @@ def see(page: Page, *references: str) -> Iterator[str]:
 
 
 FILLERS: dict[str, Callable[..., Iterator[str]]] = {
-    f.__name__: f for f in (options, commands, methods, backbones, layers, plans, plansettings, exit, env, attributes, common, datasets, see)}
+    f.__name__: f for f in (options, commands, methods, backbones, layers, plans, loop, timeline, plansettings,
+                                methodsettings, exit, env, attributes, common, datasets, see)}
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------------------
@@ -443,7 +495,7 @@ class Page:
 
 
 PAGES: tuple[Page, ...] = (Page("ucl", 1), *(Page(f"ucl-{name}", 1, name) for name in COMMANDS), Page("ucl-formats", 5),
-                           Page("ucl-exit-status", 7))
+                           Page("ucl-methods", 7), Page("ucl-exit-status", 7))
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,8 @@ from ucl.cli import COMMANDS, build
 from ucl.errors import EXIT_STATUS
 from ucl.formats.layout import INTEGRITY, PROVENANCE, ROOT_ATTRS, SCHEMA, Item
 from ucl.front.options import default_text, flags_of
-from ucl.settings import SETTINGS
+from ucl.methods import METHODS, pcp
+from ucl.settings import METHOD_TABLES, SETTINGS, PcpSettings, parse_assignments
 
 MAN = Path(__file__).parents[1] / "man"
 
@@ -109,7 +110,7 @@ def test_check_tells_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_there_is_a_page_for_every_command_and_nothing_else() -> None:
-    wanted = {"ucl.1", "ucl-formats.5", "ucl-exit-status.7", *(f"ucl-{name}.1" for name in COMMANDS)}
+    wanted = {"ucl.1", "ucl-formats.5", "ucl-methods.7", "ucl-exit-status.7", *(f"ucl-{name}.1" for name in COMMANDS)}
     assert {p.name for p in MAN.iterdir() if p.suffix in (".1", ".5", ".7")} == wanted == set(FILES)
     assert {p.stem for p in MAN.glob("*.inc")} == {Path(name).stem for name in wanted}
 
@@ -250,3 +251,52 @@ def test_lines_of_a_plan_are_those_of_a_dry_run() -> None:
     text = plain(section("ucl-run.1", "Plans"))
     for flag in ("-k 60 --pca 64", "--head kept", "--warm-start", "--iterations 5"):
         assert flag in text
+
+
+@pytest.mark.parametrize("method", METHOD_TABLES)
+def test_every_setting_of_a_method_states_its_default_range_and_source(method: str) -> None:
+    text = section("ucl-methods.7", "SETTINGS")
+    found = {plain(tag): plain(words) for tag, words in entries(text).items()}
+    fields = dataclasses.fields(METHOD_TABLES[method])
+    for field in fields:
+        words = found.get(f"{method}.{field.name}") or found[f"METHOD.{field.name}"]
+        assert f"Default: {default_text(field)}." in words, field.name
+        assert field.metadata["source"] in words
+        assert field.metadata["help"][1:] in words
+        assert all(choice in words for choice in field.metadata["choices"])
+        assert all(f"{field.metadata[bound]:g}" in words for bound in ("low", "high") if field.metadata[bound] is not None)
+    assert {name.partition(".")[2] for name in found if name.startswith(f"{method}.")} <= {field.name for field in fields}
+
+
+def test_what_the_methods_page_sets_is_there() -> None:
+    """Each table.key=value on the page is a setting that takes the value."""
+    found = re.findall(r"\b([a-z-]+\.[a-z_]+)=([\w.,-]*\w)", plain((MAN / "ucl-methods.7").read_text(encoding="utf-8")))
+    assert {"pcp.early_return", "pcp.warm_up", "pcp.vote_history", "pcp.whole_up_to", "pcp.keep_cap", "pcp.views", "pcp.lr_factor",
+            "train-epoch.cluster_loss"} <= {name for name, _ in found}
+    parse_assignments([f"{name}={value}" for name, value in found if value != "X"])
+
+
+def test_votes_begin_where_the_methods_page_says() -> None:
+    """Its way to the paper's words: 15 terms, from epoch 100 on, all sizes cut from the start."""
+    told = PcpSettings(epochs=200, vote_history=14, all_sizes_from=0.43, whole_up_to=0)
+    assert [pcp.purification(t, told).votes for t in (0, 99, 100, 199)] == [False, False, True, True]
+    assert {(p.keep_nearest, p.whole_up_to) for p in (pcp.purification(t, told) for t in range(200))} == {(0.5, 0)}
+    late = PcpSettings(epochs=200, vote_history=15, whole_up_to=50_000)
+    assert [pcp.purification(t, late).whole_up_to for t in (0, 99, 100)] == [50_000, 50_000, 0]
+
+
+def test_every_method_is_named() -> None:
+    for name in ("init", "run"):
+        text = " ".join(help_of(name, "").split("Options:")[0].split())
+        assert ", ".join(METHODS) in text
+    titles = re.findall(r"^\.SH (.+)$", (MAN / "ucl-methods.7").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name.upper() for name in METHODS} <= {word for title in titles for word in title.split(", ")}
+    readme = (MAN.parent / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z]+)` \| .* \| `?(?:extract|the same|train-epoch)", readme, re.MULTILINE) == list(METHODS)
+
+
+@pytest.mark.parametrize(("name", "own", "shared"), [("extract", "--layer", "--crop-scale"), ("train-epoch", "--objective", "--crop-scale"),
+                                                     ("init", "--backbone", "--on-error")])
+def test_own_settings_come_before_those_that_verbs_share(name: str, own: str, shared: str) -> None:
+    text = help_of(name, "")
+    assert text.index(f"  {own} ") < text.index(f"  {shared} ")

@@ -27,7 +27,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); 
     "extract": ("extract", "Extract the features of all images; the head of a pipe.", "The alternation"),
     "cluster": ("cluster", "Cluster features into pseudo-labels: PCA, whitening, L2, k-means or another method.", "The alternation"),
     "purify": ("purify", "Purify pseudo-labels: keep each cluster's nearest members, let past epochs vote.", "The alternation"),
-    "train-epoch": ("train_epoch", "Train one epoch on pseudo-labels; in a run directory, commit the next generation.", "The alternation"),
+    "train-epoch": ("train_epoch", "Train one epoch, on pseudo-labels or to tell images apart; in a run directory, commit the next generation.",
+                    "The alternation"),
     "evaluate": ("evaluate", "Measure clusters or features against true classes: clusters, knn, linear; compare two.", "Measuring"),
     "targets": ("targets", "Write the true classes as a labels file, for a supervised topline.", "Measuring"),
     "import": ("import_", "Make a checkpoint of weights from outside: PyTorch or safetensors.", "Files in and out"),
@@ -94,7 +95,8 @@ class LazyGroup(TyperGroup):
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  epilog=f"Example:\n\n\b\n    {EXAMPLE}\n\nThe pages: man ucl, man ucl-COMMAND, man ucl-formats, man ucl-exit-status")
+                  epilog=f"Example:\n\n\b\n    {EXAMPLE}\n\nThe pages: man ucl, man ucl-COMMAND, "
+                         "man ucl-methods, man ucl-formats, man ucl-exit-status")
 
 
 def _version(value: bool) -> None:

@@ -91,6 +91,12 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
+def own_first(kind: type[Settings]) -> list[dataclasses.Field[Any]]:
+    """The fields of a kind of settings as people should see them: its own, then those it shares with others by inheritance."""
+    shared = {f.name for base in kind.__mro__[1:] if dataclasses.is_dataclass(base) for f in dataclasses.fields(base)}
+    return sorted(dataclasses.fields(kind), key=lambda f: f.name in shared)
+
+
 def _check(f: dataclasses.Field[Any], value: Any) -> None:
     """Raise UsageError if ``value`` is outside the field's choices or range."""
     if value is None:

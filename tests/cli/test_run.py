@@ -133,3 +133,24 @@ def test_collapse_stops_when_asked(ucl: Runner, photos: Path, tmp_path: Path) ->
     assert metrics["collapse"] is True
     assert metrics["largest_share"] > 0.5
     assert ucl(*words, "--limit", 1).code == 0
+
+
+def test_a_run_without_clusters(ucl: Runner, photos: Path, tmp_path: Path) -> None:
+    """No labels: view lists the images, evaluate says why there is nothing to measure, a dry run counts the memory and no features."""
+    run = tmp_path / "apart"
+    assert ucl("run", "ir", photos, "-o", run, "--size", 16, "--epochs", 1, "-j", 1).code == 0
+    assert sorted(p.name for p in (run / "epochs" / "0001").iterdir()) == ["metrics.json", "model.h5"]
+    listed = ucl("view", cwd=run, stdout="pipe").text.splitlines()
+    assert listed[0].split("\t") == ["row", "path", "status", "size", "crc32"]
+    assert len(listed) == 1 + 24
+    refused = ucl("evaluate", "clusters", cwd=run)
+    assert refused.code == 65
+    assert refused.lines[0] == "ucl evaluate clusters: error: .: no labels: found the method 'ir', which trains without any"
+    assert "ucl extract --model model.h5 | ucl cluster" in refused.lines[1]
+    text = ucl("run", "--dry-run", cwd=run, stdout="pipe").text
+    assert f"# memory: {24 * 128 * 4 / 1000:.0f} KB of past embeddings; " in text
+    assert "features" not in text
+    both = ucl("run", "pcp", photos, "-o", tmp_path / "new", "--projection", 10, "-n", stdout="pipe").text
+    assert "960 B of features, x 2 while they are clustered; 960 B of past embeddings; " in both
+    assert "cluster k 24 ... 2; purify whole_up_to 5 ... 0; purify votes False ... True; " in both
+    assert ucl("run", "and", photos, "-o", tmp_path / "new", "-n", stdout="pipe").text.count("discover False at both ends") == 1

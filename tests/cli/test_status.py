@@ -1,5 +1,6 @@
 """ucl status."""
 
+import json
 from pathlib import Path
 
 from cli.harness import Runner, tree
@@ -27,3 +28,13 @@ def test_done(ucl: Runner, small: Path) -> None:
         result = ucl("status", "--done", cwd=small, stdout="pipe")
         assert (result.code, result.out, result.err) == (code, b"", "")
     assert ucl("status", cwd=small, stdout="pipe").text.splitlines()[0].endswith("epoch 1 of 1, done")
+
+
+def test_the_page_names_every_key_of_the_metrics(ucl: Runner, small: Path, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "pcp"
+    assert ucl("run", "pcp", photos, "-o", run, "--size", 16, "--epochs", 2, "-j", 1, "--set", "pcp.final_k=2").code == 0
+    keys = {key for at in (run, small) for m in json.loads(ucl("status", at, "--json", stdout="pipe").text)["metrics"] for key in m}
+    assert {"loss_memory", "loss_views", "log_n", "log_k", "lr", "churn"} <= keys
+    page = (Path(__file__).parents[2] / "man" / "ucl-status.inc").read_text(encoding="utf-8")
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+    assert json.loads((run / "epochs" / "0001" / "metrics.json").read_text())["kept"] == 0              # each image is its own cluster at first

@@ -44,6 +44,9 @@ def clusters(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help
     if labels is None and run is not None and not stdin_is_data():
         found = session.load_labels(run, run.newest)
         if found is None:
+            if run.newest:
+                raise DataError(f"{run.path}: no labels: found the method {run.config.method!r}, which trains without any",
+                                "ucl extract --model model.h5 | ucl cluster | ucl evaluate clusters")
             raise DataError(f"{run.path}: no labels yet: no epoch is done", "ucl extract | ucl cluster | ucl evaluate clusters")
     else:
         source, name = find_input(labels, run, "labels")

@@ -7,14 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from ucl.front.options import Common, CompileOption, PrecisionOption, SummaryJsonOption, command
+from ucl.methods import METHODS
 
 EXAMPLE = "ucl init deepcluster digits -o runs/digits"
 
-SetOption = Annotated[list[str], typer.Option("--set", metavar="VERB.KEY=VALUE", help="Set a verb's setting for the whole run; repeatable.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="VERB.KEY=VALUE", help="Set a verb's or the method's setting for the "
+                                                       "whole run; repeatable.")]
 KeepOption = Annotated[str | None, typer.Option("--keep", metavar="N|all", help="Generations whose model and labels are kept. Default: 2.")]
 FilesFromOption = Annotated[str | None, typer.Option("--files-from", metavar="FILE", help="List of image paths, one per line; - is "
                                                      "standard input. The order is kept.")]
-MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help="deepcluster, persistent or onepass.")]
+MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help=f"{', '.join(METHODS)}; see ucl-methods(7).")]
 ImagesArgument = Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder of images, an archive (tar), a released data "
                                                       "set, an images.h5, or digits, the built-in data set.",
                                                       show_default=False)]

@@ -8,13 +8,14 @@ import typer
 
 from ucl.commands.init import FilesFromOption, KeepOption, SetOption
 from ucl.front.options import Common, CompileOption, EveryOption, JsonOption, PrecisionOption, command
+from ucl.methods import METHODS
 from ucl.settings import CHECKPOINT_EVERY, seconds
 
 EXAMPLE = "ucl run deepcluster digits -o runs/digits"
 
 
 @command("init", machine=True, seed=True, memory=True)
-def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help="deepcluster, persistent or onepass, for a new run.",
+def main(method: Annotated[str | None, typer.Argument(metavar="METHOD", help=f"For a new run: {', '.join(METHODS)}; see ucl-methods(7).",
                                                       show_default=False)] = None,
          images: Annotated[str | None, typer.Argument(metavar="IMAGES", help="A folder, archive, data set, images.h5, or digits.",
                                                       show_default=False)] = None, *,

@@ -193,11 +193,15 @@ CHECKPOINT = FileType(
         Item("/config", (1,), "S", False, help="the configuration of the run: JSON"),
         Item("/progress", (1,), "epoch i4, step i8, samples_seen i8, seed i8, world_size i4", False,
              help="how far training has come"),
+        Item("/memory/bank", ("N", "P"), "f4", False,
+             help="instance objective: a past embedding of each image, of unit length once the image was seen"),
+        Item("/memory/neighbor", ("N", "A"), "i8", False,
+             help="instance objective with anchors: rows of the neighbours of each anchor, nearest first; -1 for other images"),
     ),
     prefix_items=(
         Item("/model/", ("*",), "*", False, help="tensors of the network, by state_dict key"),
         Item("/optimizer/", ("*",), "*", False, help="state of the optimizer"),
-        Item("/memory/", ("*",), "*", False, help="banks, centroids and their like"),
+        Item("/memory/", ("*",), "*", False, help="what else is remembered: features, of the training pass; midway/, of an unfinished epoch"),
     ),
     help="every tensor the next step needs",
 )  # fmt: skip

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ucl.context import Context
+from ucl.fields import own_first
 from ucl.front.create import Request, settings_of
 from ucl.front.listing import listing_of
 from ucl.front.options import flags_of
 from ucl.methods.method import Step, plan, plan_length
 from ucl.rundir import RunConfig, RunDir
-from ucl.settings import METHOD_TABLES, ExtractSettings, InitSettings, Settings
+from ucl.settings import METHOD_TABLES, ExtractSettings, InitSettings, Settings, TrainSettings
 
 
 def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) -> list[str]:
@@ -28,20 +29,19 @@ def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) 
                           overrides=config.overrides)
     init = settings_of(config)
     steps, total = plan(context), plan_length(context)
-    changing = _changing(context, total)
+    differing = changing(context, total)
     if toml:
-        return _toml(config, steps, init, changing)
+        return _toml(config, steps, init, differing)
     left = max(total - context.epoch, 0)
     lines = [f"# {config.method}: {config.n} images at {config.size} px, {init.backbone}; epoch {context.epoch} of {total}, "
              f"{config.threads} threads, seed {config.seed}"]
     if run is None:
         assert asked is not None
         lines.append(f"{_init_line(asked, where)} && cd {shlex.quote(where)}")
-    words = [shell_line(step, {name for stage, name in changing if stage == step.stage}) for step in steps]
+    words = [shell_line(step, {name for stage, name in differing if stage == step.stage}) for step in steps]
     lines += ["until ucl status --done; do", "    " + " | ".join(words) + " || exit", "done"]
-    if changing:
-        ends = (f"{stage} {name} {first} ... {last}" for (stage, name), (first, last) in changing.items())
-        lines.append("# the plan's, from epoch to epoch: " + "; ".join(ends))
+    if differing:
+        lines.append("# the plan's, from epoch to epoch: " + ends_text(differing))
     if not left:
         lines.append("# the plan is done")
     return [*lines, *_costs(run, config, init, steps, left)]
@@ -59,7 +59,7 @@ def _init_line(asked: Request, where: str) -> str:
     return " ".join(shlex.quote(w) for w in [*words, "-o", where])
 
 
-def _changing(context: Context, total: int) -> dict[tuple[str, str], tuple[str, str]]:
+def changing(context: Context, total: int) -> dict[tuple[str, str], tuple[str, str]]:
     """(stage, setting) -> (in the first epoch, in the last one), of all settings that the plan changes from epoch to epoch."""
     turns = [plan(dataclasses.replace(context, epoch=epoch)) for epoch in range(total)]
     found: dict[tuple[str, str], tuple[str, str]] = {}
@@ -70,6 +70,12 @@ def _changing(context: Context, total: int) -> dict[tuple[str, str], tuple[str, 
     return found
 
 
+def ends_text(differing: Mapping[tuple[str, str], tuple[str, str]]) -> str:
+    """What `changing` found, as text."""
+    return "; ".join(f"{stage} {name} {first} " + (f"... {last}" if last != first else "at both ends")
+                     for (stage, name), (first, last) in differing.items())
+
+
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -77,7 +83,7 @@ def _text(value: Any) -> str:
 def shell_line(step: Step, leave_out: Collection[str] = ()) -> str:
     """A step as the command that performs it, with the settings that differ from the verb's own defaults; but those to leave out."""
     words = ["ucl", step.verb]
-    for field in dataclasses.fields(step.settings):
+    for field in own_first(type(step.settings)):
         value = getattr(step.settings, field.name)
         if value == field.default or field.name in step.settings.unread or field.name in leave_out:
             continue
@@ -102,14 +108,16 @@ def _costs(run: RunDir | None, config: RunConfig, init: InitSettings, steps: lis
     n, row = config.n, models.facts(init.backbone)
     extraction = next((s.settings for s in steps if isinstance(s.settings, ExtractSettings) and s.settings.layer), None)
     dim = models.check(init.backbone, sobel=init.sobel, size=config.size, settings=extraction, projection=init.projection) if extraction else row.dim
-    features = n * dim * 4
+    cluster: Any = next((s.settings for s in steps if s.verb == "cluster"), None)
+    features = n * dim * 4 if cluster is not None else 0
     pixels = n * config.size * config.size * 3
     pixels = pixels if pixels <= init.pack_budget else 0
-    cluster: Any = next((s.settings for s in steps if s.verb == "cluster"), None)
-    copies = 3 if cluster is not None and cluster.pca else 2
-    lines = [f"# memory: {_bytes(features)} of features, x {copies} while they are clustered; {_bytes(pixels)} of packed pixels "
-             f"({'images.h5, mapped' if pixels else 'images are decoded on every pass'})",
-             f"# disk: {_bytes(pixels + features)} for images.h5 and, if kept, one epoch's features"]
+    held = [f"{_bytes(features)} of features, x {3 if cluster.pca else 2} while they are clustered"] if cluster is not None else []
+    told_apart = any(isinstance(s.settings, TrainSettings) and s.settings.objective == "instance" and s.settings.spread < 1 for s in steps)
+    held += [f"{_bytes(n * (init.projection or row.dim) * 4)} of past embeddings"] if told_apart else []
+    held += [f"{_bytes(pixels)} of packed pixels ({'images.h5, mapped' if pixels else 'images are decoded on every pass'})"]
+    lines = ["# memory: " + "; ".join(held),
+             f"# disk: {_bytes(pixels + features)} for images.h5" + (" and, if kept, one epoch's features" if features else "")]
     seconds = [m["seconds"] for m in (run.metrics() if run is not None else []) if "seconds" in m]
     trained = [m["seconds_train"] for m in (run.metrics() if run is not None else []) if "seconds_train" in m]
     if seconds or trained:
@@ -136,7 +144,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _toml(config: RunConfig, steps: list[Step], init: InitSettings, changing: Collection[tuple[str, str]]) -> list[str]:
+def _toml(config: RunConfig, steps: list[Step], init: InitSettings, differing: Collection[tuple[str, str]]) -> list[str]:
     """Every effective setting, as tables that ucl.toml would take; of those that change from epoch to epoch what the method's table says."""
     lines = [line for line in dataclasses.replace(config, overrides={}).to_toml().splitlines() if not line.startswith("#")]
     tables: list[tuple[str, Settings]] = [("init", init)]
@@ -146,7 +154,7 @@ def _toml(config: RunConfig, steps: list[Step], init: InitSettings, changing: Co
     for name, settings in [*tables, *((s.verb, s.settings) for s in steps)]:
         lines += ["", f"[{name}]"]
         for key, value in settings.as_dict().items():
-            if value is not None and key not in settings.unread and (name, key) not in changing:
+            if value is not None and key not in settings.unread and (name, key) not in differing:
                 lines.append(f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return lines
 

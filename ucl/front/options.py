@@ -20,6 +20,7 @@ import typer
 
 from ucl import settings as all_settings
 from ucl.errors import UsageError
+from ucl.fields import own_first
 from ucl.memory import parse_size
 
 Main = Callable[..., int]
@@ -111,7 +112,7 @@ def command(verb: str = "", *, machine: bool = False, threads: bool = False, see
         hints.pop("return", None)
         own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()
                if p.name not in ("given", "common")]
-        fields = [f for f in dataclasses.fields(all_settings.SETTINGS[verb]) if f.name not in skip] if verb else []
+        fields = [f for f in own_first(all_settings.SETTINGS[verb]) if f.name not in skip] if verb else []
         extra = [_parameter(name, hint, False if name == "quiet" else 0 if name == "verbose" else None) for name, hint in shared.items()]
         params = [*own, *(_setting(f, verb) for f in fields), *extra]
 

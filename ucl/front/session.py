@@ -135,9 +135,14 @@ def load_model(run: RunDir, generation: int) -> Any:
 
 def load_labels(run: RunDir, generation: int) -> Any:
     """The labels of a generation, or None where it has none (the untrained model's, and all of a method without clusters)."""
-    if not generation or not any("labels" in step.writes for step in plan(run.context(generation))):
+    if not generation or not makes_labels(run.context(generation)):
         return None
     return load_kept(run.file(generation, "labels"), "ucl/labels")
+
+
+def makes_labels(context: Context) -> bool:
+    """Whether a turn of the plan makes pseudo-labels; ir, is and and train without."""
+    return any("labels" in step.writes for step in plan(context))
 
 
 def load_images(run: RunDir) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ucl.artifacts import FLAGS, STATUS
 from ucl.errors import UsageError
+from ucl.front import session
 from ucl.front.streams import standard_input, stdin_is_data
 from ucl.rundir import RunDir
 
@@ -17,7 +18,7 @@ Table = dict[str, NDArray[Any]]
 
 
 def table_of(file: str | None) -> Table:
-    """The rows of a file, or of the run directory's newest labels.
+    """The rows of a file, or of the run directory's newest labels; of its image list where it has none.
 
     Raises:
         UsageError: nothing to show.
@@ -33,7 +34,8 @@ def table_of(file: str | None) -> Table:
         run = RunDir.here()
         if run is None:
             raise UsageError("no FILE, and this is no run directory")
-        source = run.file(run.newest, "labels") if run.newest else run.path / "images.h5"
+        labelled = run.newest and session.makes_labels(run.context())
+        source = run.file(run.newest, "labels") if labelled else run.path / "images.h5"
         name = str(source)
     with open_artifact(source, name=name) as opened:
         table = _rows(opened)

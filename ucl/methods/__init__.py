@@ -18,7 +18,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "ir": ("ucl.methods.ir", "Wu et al., CVPR 2018: each image told from all others by a memory of past embeddings"),
     "is": ("ucl.methods.is_", "Ye et al., CVPR 2019: two views of each image told from the rest of the batch"),
     "and": ("ucl.methods.and_", "Huang et al., ICML 2019: ir in rounds, in which the surest images are merged with their nearest neighbours"),
-    "pcp": ("ucl.methods.pcp", "Progressive Cluster Purification: ever fewer clusters, purified by distance and by votes of past epochs"),
+    "pcp": ("ucl.methods.pcp", "Zhang et al., ICPR 2020: ever fewer clusters, purified by distance and by votes of past epochs"),
 }
 
 

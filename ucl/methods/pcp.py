@@ -1,4 +1,4 @@
-"""PCP ("Progressive Cluster Purification for Unsupervised Feature Learning").
+"""PCP (Zhang, Liu, Zhou, Wang, Wang, Ye: "Progressive Cluster Purification for Unsupervised Feature Learning", ICPR 2020).
 
 Each image is its own cluster at first; then there are fewer clusters from epoch to epoch, on a log-linear line.  Members far from
 their cluster's mean, and later members that past epochs did not see beside the anchor, are told from all others alone; the rest are
@@ -113,4 +113,4 @@ def pull_back_from(vote_history: int, vote_decay: float = 0.8) -> float:
     return standard.pull_back_from * highest / FULL_SCORE
 
 
-METHOD = Method("Progressive Cluster Purification", steps, lambda context: rounds.length(context, PcpSettings), rounds.init)
+METHOD = Method("Zhang et al., ICPR 2020", steps, lambda context: rounds.length(context, PcpSettings), rounds.init)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -52,7 +53,7 @@ class Settings:
             UsageError: an unknown field (the nearest known one is named) or a value of another type or out of range.
         """
         known = {f.name: f for f in dataclasses.fields(self)}
-        hints = typing.get_type_hints(type(self))
+        hints = _types(type(self))  # type: ignore[arg-type]
         changes: dict[str, Any] = {}
         for name, value in values.items():
             key = name.replace("-", "_")
@@ -89,6 +90,12 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Field name -> value, in declaration order; tuples stay tuples."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+@functools.cache
+def _types(of: type[Settings]) -> dict[str, Any]:
+    """Field name -> type; a plan asks for them in every epoch."""
+    return typing.get_type_hints(of)
 
 
 def _check(f: dataclasses.Field[Any], value: Any) -> None:

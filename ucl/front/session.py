@@ -135,9 +135,12 @@ def load_model(run: RunDir, generation: int) -> Any:
 
 def load_labels(run: RunDir, generation: int) -> Any:
     """The labels of a generation, or None where it has none (the untrained model's, and all of a method without clusters)."""
-    if not generation or not any("labels" in step.writes for step in plan(run.context(generation))):
-        return None
-    return load_kept(run.file(generation, "labels"), "ucl/labels")
+    return load_kept(run.file(generation, "labels"), "ucl/labels") if has_labels(run, generation) else None
+
+
+def has_labels(run: RunDir, generation: int) -> bool:
+    """Whether a generation has labels: the untrained model's has none, nor has any of a method without clusters."""
+    return generation > 0 and any("labels" in step.writes for step in plan(run.context(generation)))
 
 
 def load_images(run: RunDir) -> Any:

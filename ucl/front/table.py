@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ucl.artifacts import FLAGS, STATUS
 from ucl.errors import UsageError
+from ucl.front import session
 from ucl.front.streams import standard_input, stdin_is_data
 from ucl.rundir import RunDir
 
@@ -33,6 +34,8 @@ def table_of(file: str | None) -> Table:
         run = RunDir.here()
         if run is None:
             raise UsageError("no FILE, and this is no run directory")
+        if run.newest and not session.has_labels(run, run.newest):
+            raise UsageError(f"the method {run.config.method} makes no labels to list", "ucl view images.h5 lists the images")
         source = run.file(run.newest, "labels") if run.newest else run.path / "images.h5"
         name = str(source)
     with open_artifact(source, name=name) as opened:

@@ -167,6 +167,34 @@ def test_as_many_clusters_as_rows() -> None:
     assert (found.objective, found.empty, found.iterations_run) == (0.0, 0, 0)
 
 
+@pytest.mark.parametrize("method", ["kmeans", "minibatch"])
+def test_each_row_its_own_cluster_needs_no_search(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """As many clusters as usable rows: the labels are 0 to n - 1 in their order, whatever was there before, and nothing is searched."""
+    for name in ("kmeans", "minibatch"):
+        monkeypatch.setattr(f"ucl.cluster.{name}", lambda *a, **more: pytest.fail("searched"))
+    x = blobs(30)
+    x[5] = x[4]
+    status = np.full(30, OK, np.uint8)
+    status[[2, 9]] = MISSING
+    features = Features(x, Samples(np.array([f"{i:02d}".encode() for i in range(30)]), status))
+    good = np.flatnonzero(status == OK)
+    previous = Labels(np.zeros(30, np.int32), history=np.zeros((2, 30), np.int32), history_epoch=np.array([0, 1], np.int32))
+    for s in (ClusterSettings(k=28, method=method, pca=0, l2=False, history=3), ClusterSettings(k=28, method=method, warm_start=True, pca=4)):
+        made = cluster(features, s, Context(epoch=2), previous=previous, threads=1)
+        assert made.labels[good].tolist() == list(range(28))
+        assert made.labels[[2, 9]].tolist() == [-1, -1]
+        assert made.flag[[2, 9]].tolist() == [BAD_IMAGE] * 2
+        assert not made.distance[good].any()
+        assert made.size.tolist() == [1] * 28
+        assert made.anchor.tolist() == good.tolist()
+        assert made.history[-1].tolist() == made.labels.tolist()
+        assert made.info["objective"] == made.info["empty"] == 0
+    assert len(made.history) == 2
+    plain = cluster(features, ClusterSettings(k=28, method=method, pca=0, l2=False), Context(), threads=1)
+    assert (plain.centroid == x[good]).all()
+    assert (plain.mean == x[good]).all()
+
+
 @pytest.mark.parametrize("k", [0, 1, 31])
 def test_impossible_k(k: int) -> None:
     with pytest.raises(UsageError) as raised:

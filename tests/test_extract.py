@@ -14,14 +14,15 @@ import torch
 
 from ucl import models, stop
 from ucl.artifacts import MISSING, NOT_FINITE, OK, UNREADABLE, Checkpoint, Features, ImageList
+from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime
-from ucl.errors import DataError, Stopped
+from ucl.errors import DataError, Stopped, UsageError
 from ucl.extract import FeatureStream, extract
 from ucl.images import read_all
 from ucl.keys import Key
 from ucl.listing import list_images
-from ucl.settings import ExtractSettings
+from ucl.settings import ExtractSettings, ViewSettings
 
 torch.set_num_threads(1)
 RUNTIME = Runtime("cpu", 1)
@@ -167,6 +168,84 @@ def test_a_signal_stops_between_batches(images: ImageList, model: Checkpoint) ->
             next(found.blocks)
     finally:
         stop._pending.clear()
+
+
+# random views and the projection
+
+SHAKEN: dict[str, Any] = {"views": "train", "crop_scale": (0.3, 1.0), "rotate": 15.0, "jitter_p": 1.0, "final_relu": True}
+
+
+def evaluated(images: ImageList, model: Checkpoint, settings: ExtractSettings, epoch: int, seed: int = 0) -> np.ndarray:
+    """Random views of all rows through the network in evaluation mode; the draw position of a row is its number."""
+    rows = np.arange(len(images.samples))
+    x = Batches(images, RUNTIME, 16, MEAN, STD).train(rows, rows, Key(seed, stage="extract", epoch=epoch), settings)
+    with torch.no_grad():
+        found: np.ndarray = models.restore(model).eval()(x).numpy()
+    return found
+
+
+def test_random_views_are_keyed_by_epoch_and_row(images: ImageList, model: Checkpoint) -> None:
+    """Views as in training, the network as in evaluation; the same again for the same seed and epoch, whatever the batches."""
+    found = features(images, model, **SHAKEN)
+    np.testing.assert_allclose(found, evaluated(images, model, ExtractSettings(**SHAKEN), 3), rtol=0, atol=2e-5)
+    assert (features(images, model, **SHAKEN) == found).all()
+    np.testing.assert_allclose(features(images, model, batch=5, **SHAKEN), found, rtol=0, atol=2e-5)
+    for at in (Context(epoch=4), Context(epoch=3, seed=1), Context(epoch=3, round=1), Context(epoch=3, stage="again")):
+        other = extract(images, model, ExtractSettings(**SHAKEN), at, RUNTIME, lambda *a: None).collect().features
+        assert not np.isclose(other, found, atol=1e-3).all(1).any()
+    assert not np.isclose(features(images, model, final_relu=True), found, atol=1e-3).all(1).any()
+    still = features(images, model, views="train", crop_scale=(1.0, 1.0), flip=0.0, jitter_p=0.0, grey_p=0.0)
+    np.testing.assert_allclose(still, features(images, model), rtol=0, atol=2e-5)
+
+
+def test_random_views_of_an_image_do_not_depend_on_bad_ones(images: ImageList, model: Checkpoint) -> None:
+    status = images.samples.status.copy()
+    status[[0, 6]] = UNREADABLE
+    some = features(dataclasses.replace(images, samples=dataclasses.replace(images.samples, status=status, _digest=[])), model, batch=5, **SHAKEN)
+    good = status == OK
+    np.testing.assert_allclose(some[good], features(images, model, **SHAKEN)[good], rtol=0, atol=2e-5)
+    assert np.isnan(some[~good]).all()
+
+
+def test_an_unpacked_list_gives_the_same_random_views(folder: Path, model: Checkpoint) -> None:
+    packed, unpacked = (features(image_list(folder, pack=p), model, **SHAKEN | {"crop_scale": (1.0, 1.0)}) for p in ("auto", "none"))
+    assert (packed == unpacked).all()
+
+
+def test_what_random_views_say_of_themselves(images: ImageList, model: Checkpoint) -> None:
+    said = json.loads(stream(images, model, **SHAKEN).head.transform)
+    assert said.pop("views") == {f.name: list(v) if isinstance(v := getattr(ExtractSettings(**SHAKEN), f.name), tuple) else v
+                                 for f in dataclasses.fields(ViewSettings)}
+    assert said == json.loads(stream(images, model).head.transform)
+
+
+def test_settings_of_random_views_are_not_read_of_fixed_ones() -> None:
+    with pytest.raises(UsageError, match="flip: is of random views, and views is fixed") as e:
+        ExtractSettings().refuse_unread(["batch", "flip"])
+    assert e.value.hint == "leave it out, or --views train"
+    ExtractSettings(views="train").refuse_unread([f.name for f in dataclasses.fields(ViewSettings)])
+
+
+def test_the_projection_is_of_unit_length_and_stands_on_the_features(images: ImageList, model: Checkpoint) -> None:
+    linear = models.new_projection(256, 8, Key(1))
+    projected = dataclasses.replace(model, config=model.config | {"projection": 8}, model=model.model | {
+        f"projection.{k}": v for k, v in models.to_arrays(linear).items()})
+    for more in ({}, {k: v for k, v in SHAKEN.items() if k != "final_relu"}):
+        found = features(images, projected, layer="projection", **more)
+        assert found.shape == (12, 8)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+        wanted = features(images, model, final_relu=True, **more).astype(np.float64) @ linear.weight.detach().numpy().T.astype(np.float64)
+        np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
+    assert stream(images, projected, layer="projection").head.layer == "projection"
+    assert (features(images, projected) == features(images, model)).all()         # another layer does not see it
+
+
+def test_a_projection_that_is_not_there_or_is_no_map(images: ImageList, model: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="layer: this checkpoint has no projection") as e:
+        stream(images, model, layer="projection")
+    assert "init.projection=128" in e.value.hint
+    with pytest.raises(UsageError, match="map: the projection is a vector"):
+        stream(images, model, layer="projection", map="max")
 
 
 # rows that cannot be used

@@ -1,8 +1,10 @@
-"""ucl.methods: the plans of deepcluster and persistent, and how a command finds its step in them."""
+"""ucl.methods: the plans, and how a command finds its step in them."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from ucl.context import Context
 from ucl.errors import ConfigError, UsageError
 from ucl.methods import METHODS, load
 from ucl.methods.method import Method, Step, method_named, plan, plan_length, step_for
-from ucl.settings import METHOD_TABLES, SETTINGS, ClusterSettings, ExtractSettings, KnnSettings, PurifySettings, TrainSettings
+from ucl.settings import METHOD_TABLES, SETTINGS, ClusterSettings, ExtractSettings, KnnSettings, PurifySettings, TrainSettings, ViewSettings
 
 DIGITS = Context("deepcluster", images=1797, size=16, source="digits")
 SMALL = Context("deepcluster", images=50_000, size=32)
@@ -218,3 +220,220 @@ def test_a_flag_is_checked() -> None:
         step_for(SMALL, "cluster", overrides={"k": -3})
     with pytest.raises(UsageError, match="unknown setting 'kay'"):
         step_for(SMALL, "cluster", overrides={"kay": 3})
+
+
+# methods that tell images apart: rounds of epochs
+
+PCP, IR, IS, AND = (dataclasses.replace(SMALL, method=name) for name in ("pcp", "ir", "is", "and"))
+ALONE = [("train-epoch", ("images", "model"), ("model",))]
+
+
+def course(context: Context, verb: str, name: str, epochs: int | None = None) -> list[Any]:
+    """A setting of a verb in every epoch of the plan."""
+    return [getattr(turn[verb], name) for turn in _turns(json.dumps(dataclasses.asdict(context)))[:epochs]]
+
+
+@functools.cache
+def _turns(context: str) -> list[dict[str, Any]]:
+    """All turns of a plan, from its context as JSON."""
+    at = Context(**json.loads(context))
+    return [by_verb(on(at, epoch=t)) for t in range(plan_length(at))]
+
+
+def turns(values: list[Any]) -> list[tuple[int, Any]]:
+    """(epoch, value) wherever a value is another one than before."""
+    return [(t, v) for t, v in enumerate(values) if not t or v != values[t - 1]]
+
+
+def test_a_turn_of_pcp() -> None:
+    for context in (PCP, on(DIGITS, method="pcp")):
+        for epoch in (0, 3, 500):
+            assert [(s.verb, s.reads, s.writes) for s in plan(on(context, epoch=epoch))] == [
+                ("extract", ("images", "model"), ("features",)), ("cluster", ("features", "previous"), ("labels",)),
+                ("purify", ("labels",), ("labels",)), ("train-epoch", ("images", "model", "labels", "previous"), ("model", "labels"))]
+    assert by_verb(PCP)["train-epoch"] == TrainSettings(objective="instance", batch=128, lr=0.03, weight_decay=5e-4, hue=0.4, jitter_p=1.0,
+                                                        crop_scale=(0.2, 1.0), spread=0.8)
+
+
+def test_pcp_over_a_round() -> None:
+    """The timeline of a round of 200 epochs on 50,000 images: clusters 50,000 to 1000 at 73, all sizes cut from 100, votes from 115, learning
+    rate down at 120 and 160, one view from 180 on."""
+    assert plan_length(PCP) == 200
+    k = course(PCP, "cluster", "k")
+    assert [k[t] for t in (0, 1, 50, 72, 73, 199)] == [50_000, 47_366, 3343, 1017, 1000, 1000]
+    assert turns(k[73:]) == [(0, 1000)]
+    assert turns(course(PCP, "purify", "whole_up_to")) == [(0, 5), (100, 0)]
+    assert turns(course(PCP, "purify", "votes")) == [(0, False), (115, True)]
+    assert turns(course(PCP, "train-epoch", "lr")) == [(0, 0.03), (120, pytest.approx(0.003)), (160, pytest.approx(0.0003))]
+    spread = course(PCP, "train-epoch", "spread")
+    assert [spread[t] for t in (0, 90, 179)] == pytest.approx([0.8, 0.65, 0.501667], abs=1e-6)
+    assert turns(spread[179:])[1:] == [(1, 0.0)]
+    for name, value in (("keep_nearest", 0.5), ("min_size", 2), ("vote_history", 15), ("vote_decay", 0.8), ("pull_back_from", 3.0),
+                        ("keep_cap", 1.0), ("early_return", False), ("drop_below", 0.0)):
+        assert turns(course(PCP, "purify", name)) == [(0, value)]
+    assert turns(course(PCP, "cluster", "history")) == [(0, 16)]             # 15 past epochs and the present one
+    assert turns(course(PCP, "cluster", "pca")) == [(0, 0)]
+    assert turns(course(PCP, "extract", "layer")) == [(0, "projection")]
+    assert turns(course(PCP, "extract", "views")) == [(0, "train")]
+
+
+def test_pcp_over_later_rounds() -> None:
+    """Five rounds: as many clusters as at the end throughout, all sizes cut, votes from a tenth on, no warm-up; the learning rate starts again."""
+    five = on(PCP, overrides={"pcp.rounds": "5"})
+    assert plan_length(five) == 1000
+    assert turns(course(five, "cluster", "k")[73:]) == [(0, 1000)]
+    assert turns(course(five, "purify", "whole_up_to")) == [(0, 5), (100, 0)]
+    flips = [(115, True), *((200 * r + t, t > 0) for r in (1, 2, 3, 4) for t in (0, 20))]
+    assert turns(course(five, "purify", "votes")) == [(0, False), *flips]
+    assert [t for t, _ in turns(course(five, "train-epoch", "lr"))] == [200 * r + t for r in range(5) for t in (0, 120, 160)]
+    assert turns(course(five, "train-epoch", "spread"))[-1] == (180, 0.0)
+    always = course(on(five, overrides=five.overrides | {"pcp.warm_up": "all"}), "train-epoch", "spread")
+    assert always[200:400] == always[:200] == course(PCP, "train-epoch", "spread")
+    assert turns(course(on(PCP, overrides={"pcp.warm_up": "none"}), "train-epoch", "spread")) == [(0, 0.0)]
+
+
+def test_pcp_in_fewer_epochs_keeps_its_shape() -> None:
+    """Every turning point is a share of the round; the history is shorter, and the threshold for coming back in proportion."""
+    sixty = on(PCP, images=5000, overrides={"plan.epochs": "60"})
+    assert plan_length(sixty) == 60
+    k = course(sixty, "cluster", "k")
+    assert (k[0], k[1], k[59]) == (5000, int(5000 ** (59 / 60)), 100)
+    assert k == sorted(k, reverse=True)
+    assert turns(course(sixty, "cluster", "history")) == [(0, 6)]
+    assert turns(course(sixty, "purify", "whole_up_to")) == [(0, 5), (30, 0)]
+    assert turns(course(sixty, "purify", "votes")) == [(0, False), (35, True)]
+    assert turns(course(sixty, "purify", "pull_back_from")) == [(0, pytest.approx(2.2777, abs=1e-4))]
+    assert [t for t, _ in turns(course(sixty, "train-epoch", "lr"))] == [0, 36, 48]
+    assert turns(course(sixty, "train-epoch", "spread"))[-1] == (54, 0.0)
+    two = on(PCP, overrides={"plan.epochs": "60", "pcp.rounds": "2"})           # the plan's epochs over the rounds
+    assert plan_length(two) == 60
+    assert [t for t, _ in turns(course(two, "train-epoch", "lr"))] == [0, 18, 24, 30, 48, 54]
+    named = on(PCP, overrides={"pcp.epochs": "40", "pcp.rounds": "3"})          # or named for each round
+    assert plan_length(named) == 120
+    assert [t for t, _ in turns(course(named, "train-epoch", "lr"))] == [40 * r + t for r in range(3) for t in (0, 24, 32)]
+    longer = on(PCP, overrides={"pcp.epochs": "40", "plan.epochs": "50"})       # the last round has no end
+    assert plan_length(longer) == 50
+    assert turns(course(longer, "train-epoch", "lr"))[-1][0] == 32
+
+
+def test_pcp_on_digits() -> None:
+    digits = on(DIGITS, method="pcp")
+    assert plan_length(digits) == 30
+    assert by_verb(digits)["cluster"] == ClusterSettings(k=1797, pca=0, history=3)
+    assert turns(course(digits, "purify", "votes")) == [(0, False), (17, True)]
+    train, other = by_verb(digits)["train-epoch"], by_verb(DIGITS)["train-epoch"]
+    assert [getattr(train, n) for n in ("flip", "rotate", "translate", "zoom", "shear", "jitter_p", "grey_p", "crop_scale")] == [
+        getattr(other, n) for n in ("flip", "rotate", "translate", "zoom", "shear", "jitter_p", "grey_p", "crop_scale")]
+    assert (train.batch, train.weight_decay) == (128, 5e-4)
+
+
+def test_what_a_methods_table_says() -> None:
+    """Numbers of [pcp] move the schedule; what is set for a verb holds in every epoch."""
+    said = {"final_k": "100", "keep_nearest": "0.3", "whole_up_to": "0", "vote_history": "4", "vote_decay": "0.9", "lr": "0.1", "lr_drops": "0.5,0.9",
+            "lr_factor": "0.2,0.05", "keep_cap": "0.4", "early_return": "1", "warm_up_start": "0.6", "warm_up_until": "0.5", "warm_up_end": "0.6"}
+    found = on(PCP, overrides={f"pcp.{name}": value for name, value in said.items()})
+    assert course(found, "cluster", "k")[-1] == 100
+    assert turns(course(found, "cluster", "history")) == [(0, 5)]
+    assert turns(course(found, "purify", "keep_nearest")) == [(0, 0.3)]
+    assert turns(course(found, "purify", "whole_up_to")) == [(0, 0)]
+    assert turns(course(found, "purify", "votes")) == [(0, False), (104, True)]
+    assert turns(course(found, "purify", "keep_cap")) == [(0, 1.0), (100, 0.4)]
+    assert turns(course(found, "purify", "early_return")) == [(0, True), (100, False)]
+    assert turns(course(found, "train-epoch", "lr")) == [(0, 0.1), (100, pytest.approx(0.02)), (180, pytest.approx(0.005))]
+    assert turns(course(found, "train-epoch", "spread")) == [(0, pytest.approx(0.6)), (100, 0.0)]
+    by_hand = on(PCP, overrides={"cluster.k": "7", "train-epoch.lr": "0.5", "purify.votes": "no", "train-epoch.spread": "0.25"})
+    for verb, name, value in (("cluster", "k", 7), ("train-epoch", "lr", 0.5), ("purify", "votes", False), ("train-epoch", "spread", 0.25)):
+        assert turns(course(by_hand, verb, name, 130)) == [(0, value)]
+    dc = on(PCP, overrides={"cluster.k": "100", "pcp.keep_nearest": "1", "pcp.votes": "no", "pcp.warm_up": "none"})      # rows of the ablation
+    assert turns(course(dc, "purify", "votes")) == [(0, False)]
+    assert turns(course(dc, "purify", "keep_nearest")) == [(0, 1.0)]
+    no_votes = on(PCP, overrides={"pcp.votes": "no", "pcp.vote_history": "1"})                                          # then any history will do
+    assert turns(course(no_votes, "purify", "votes")) == [(0, False)]
+
+
+@pytest.mark.parametrize(("context", "key"), [(SMALL, "pcp.final_k"), (IR, "pcp.epochs"), (PCP, "ir.lr"), (AND, "is.rounds")])
+def test_another_methods_table_is_refused(context: Context, key: str) -> None:
+    table = key.partition(".")[0]
+    with pytest.raises(UsageError, match=rf"^ucl\.toml: \[{table}\]: the method is {context.method}, which does not read it") as e:
+        plan(on(context, overrides={key: "5"}))
+    assert e.value.hint == f"leave out {key}"
+
+
+def test_a_wrong_key_of_a_methods_table_says_where_it_stands() -> None:
+    for key, said in (("pcp.finalk", r"^ucl\.toml: \[pcp\]: unknown setting 'finalk'"), ("pcp.lr", r"^ucl\.toml: \[pcp\]: lr: found 'x'")):
+        with pytest.raises(UsageError, match=said):
+            plan(on(PCP, overrides={key: "x"}))
+    with pytest.raises(UsageError, match="drop nobody"):
+        plan(on(PCP, overrides={"pcp.vote_history": "1"}))
+
+
+def test_views_of_training_are_those_that_are_clustered() -> None:
+    """Whatever the method, the data or the user says of them; a user may also say of extraction alone."""
+    names = [f.name for f in dataclasses.fields(ViewSettings)]
+
+    def views(settings: Any) -> list[Any]:
+        return [getattr(settings, name) for name in names]
+
+    for context in (PCP, on(DIGITS, method="pcp"),
+                    on(PCP, overrides={"train-epoch.flip": "0", "train-epoch.crop_scale": "0.5,1", "train-epoch.lr": "1"})):
+        found = by_verb(context)
+        assert views(found["extract"]) == views(found["train-epoch"])
+    assert by_verb(on(PCP, overrides={"train-epoch.crop_scale": "0.5,1"}))["extract"].crop_scale == (0.5, 1.0)
+    apart = by_verb(on(PCP, overrides={"extract.flip": "0.25", "train-epoch.hue": "0"}))
+    assert (apart["extract"].flip, apart["train-epoch"].flip, apart["extract"].hue) == (0.25, 0.5, 0.0)
+    fixed = by_verb(on(PCP, overrides={"pcp.views": "fixed"}))["extract"]
+    assert fixed == ExtractSettings(final_relu=True, layer="projection")
+    with pytest.raises(UsageError, match="flip: is of random views"):
+        plan(on(PCP, overrides={"pcp.views": "fixed", "extract.flip": "0.5"}))
+
+
+def test_without_a_projection_the_features_are_clustered() -> None:
+    assert by_verb(on(PCP, overrides={"init.projection": "0"}))["extract"].layer == ""
+    assert by_verb(on(PCP, overrides={"init.projection": "64"}))["extract"].layer == "projection"
+
+
+@pytest.mark.parametrize("context", [IR, IS, AND], ids=["ir", "is", "and"])
+def test_a_method_without_clusters_trains_alone(context: Context) -> None:
+    for at in (context, on(DIGITS, method=context.method), on(context, epoch=700)):
+        assert [(s.verb, s.reads, s.writes) for s in plan(at)] == ALONE
+        assert by_verb(at)["train-epoch"].objective == "instance"
+    assert plan_length(on(context, overrides={"plan.epochs": "7"})) == 7
+    assert step_for(context, "extract") == Step("extract", ExtractSettings(), (), ())   # beside the plan: a verb's own defaults
+
+
+def test_ir_and_is() -> None:
+    assert plan_length(IR) == plan_length(IS) == 200
+    assert plan_length(on(DIGITS, method="ir")) == plan_length(on(DIGITS, method="is")) == 30
+    base = dataclasses.replace(by_verb(PCP)["train-epoch"], spread=0.0)
+    assert by_verb(IR)["train-epoch"] == base
+    assert by_verb(IS)["train-epoch"] == dataclasses.replace(base, spread=1.0)
+    assert turns(course(IR, "train-epoch", "lr")) == [(0, 0.03), (120, pytest.approx(0.003)), (160, pytest.approx(0.0003))]
+    assert turns(course(IS, "train-epoch", "lr")) == [(0, 0.03), (120, pytest.approx(0.003))]
+    assert turns(course(IS, "train-epoch", "spread")) == [(0, 1.0)]
+    assert by_verb(on(IR, overrides={"train-epoch.sampled": "4096", "train-epoch.flip": "0"}))["train-epoch"] == dataclasses.replace(
+        base, sampled=4096, flip=0.0)
+    rounds = on(IR, overrides={"ir.rounds": "2", "ir.epochs": "10"})
+    assert [t for t, _ in turns(course(rounds, "train-epoch", "lr"))] == [0, 6, 8, 10, 16, 18]
+
+
+def test_and_in_rounds() -> None:
+    """0, a quarter, a half, three quarters, all: neighbours are looked for in the first epoch of a round, and kept to its end.  The first
+    round is instance recognition."""
+    assert plan_length(AND) == 1000
+    assert turns(course(AND, "train-epoch", "anchors")) == [(0, 0.0), (200, 0.25), (400, 0.5), (600, 0.75), (800, 1.0)]
+    assert [t for t, found in enumerate(course(AND, "train-epoch", "discover")) if found] == [200, 400, 600, 800]
+    assert turns(course(AND, "train-epoch", "neighbors")) == [(0, 1)]
+    assert [t for t, _ in turns(course(AND, "train-epoch", "lr"))] == [200 * r + t for r in range(5) for t in (0, 120, 160)]
+    for epoch in (0, 130, 199):
+        first, ir = (by_verb(on(c, epoch=epoch))["train-epoch"] for c in (AND, IR))
+        assert first == dataclasses.replace(ir, nesterov=True)
+    one_off = on(AND, overrides={"and.rounds": "2", "and.neighbors": "5"})
+    assert plan_length(one_off) == 400
+    assert turns(course(one_off, "train-epoch", "anchors")) == [(0, 0.0), (200, 1.0)]
+    assert [t for t, found in enumerate(course(one_off, "train-epoch", "discover")) if found] == [200]
+    assert turns(course(one_off, "train-epoch", "neighbors")) == [(0, 5)]
+    one = on(AND, overrides={"and.rounds": "1"})
+    assert turns(course(one, "train-epoch", "anchors")) == [(0, 0.0)]
+    ten = on(AND, overrides={"plan.epochs": "10"})
+    assert turns(course(ten, "train-epoch", "anchors")) == [(0, 0.0), (2, 0.25), (4, 0.5), (6, 0.75), (8, 1.0)]
+    assert plan_length(on(DIGITS, method="and")) == 150

@@ -76,6 +76,8 @@ def test_a_bank_comes_back_from_its_array_or_is_refused() -> None:
 
 
 def test_update_moves_the_batch_alone() -> None:
+    """The memory: rows outside the batch keep their bits, updated ones are of unit length; momentum 0 puts the embedding in, 1 only
+    normalises."""
     rng = np.random.default_rng(0)
     bank = Bank.fresh(np.ones(50, bool), 8, Key(0))
     before = bank.rows.clone()
@@ -115,6 +117,7 @@ def test_opposite_of_its_row_leaves_zeros_and_no_nan() -> None:
 
 
 def test_worked_instance_loss() -> None:
+    """Instance recognition by numbers: four images, the softmax of one view, its loss, its row afterwards."""
     bank = bank_of(MEMORY)
     v = torch.tensor([[0.6, 0.8]], requires_grad=True)
     p = [float(torch.exp(-exact(v, bank, np.array([[i]]), tau=0.5)).detach()) for i in range(4)]
@@ -125,6 +128,7 @@ def test_worked_instance_loss() -> None:
 
 
 def test_equal_rows_lose_log_n() -> None:
+    """A memory that knows nothing: log N for an image, log(N / size) for a cluster."""
     n = 40
     bank, rows = bank_of(np.tile([0.6, 0.8], (n, 1))), np.arange(5)
     v = torch.from_numpy(unit(np.random.default_rng(0), 5, 2)).float()
@@ -137,6 +141,7 @@ def test_equal_rows_lose_log_n() -> None:
 
 
 def test_worked_mixed_loss() -> None:
+    """PCP's objective by numbers: a cluster of two and an image alone, loss by image and in the mean, gradient, memory afterwards."""
     bank, rows = bank_of(MEMORY), np.arange(3)
     v = torch.tensor(BATCH, requires_grad=True)
     columns = Sets.of(np.array([0, 0, -1, -1], np.int32)).columns(rows)
@@ -153,6 +158,7 @@ def test_worked_mixed_loss() -> None:
 
 
 def test_worked_pairs() -> None:
+    """The paper's sum over pairs by numbers, and its bound on the released code's loss."""
     columns = Sets.of(np.array([0, 0, -1, -1], np.int32)).columns(np.arange(3))
     v = torch.tensor(BATCH)
     pairs, mass = (exact(v, bank_of(MEMORY), columns, tau=0.5, form=form)[0] for form in (PAIRS, MASS))
@@ -267,6 +273,7 @@ VIEWS = ((1.0, 0.0), (0.0, 1.0), (0.8, 0.6), (0.6, 0.8))
 
 
 def test_worked_spreading_loss() -> None:
+    """IS by numbers: two images, both parts of the loss, and the gradient that flows through the row alone."""
     first, second = (torch.tensor(VIEWS[i:i + 2], requires_grad=True) for i in (0, 2))
     loss = spreading_loss(first, second, tau=0.5)
     assert float(loss.detach()) == pytest.approx(1.574229, abs=1e-6)
@@ -293,6 +300,7 @@ def test_spreading_of_equal_rows_and_of_one_image() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 7))
 def test_spreading_row_by_row_and_its_symmetries(seed: int, b: int) -> None:
+    """Row by row; swapped views and permuted images lose the same."""
     rng = np.random.default_rng(seed)
     x = unit(rng, 2 * b, 4)
     total = 0.0
@@ -321,6 +329,7 @@ def test_a_certain_wrong_match_stays_finite() -> None:
 
 
 def test_the_first_round_is_instance_recognition() -> None:
+    """AND without anchors."""
     bank = Bank.fresh(np.ones(20, bool), 8, Key(0))
     found = discover(bank, share=0.0)
     rows, v = np.arange(6), torch.from_numpy(unit(np.random.default_rng(0), 6, 8)).float()
@@ -331,6 +340,7 @@ def test_the_first_round_is_instance_recognition() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(4, 40), st.integers(0, 4), st.integers(1, 3), st.sampled_from((3, 256)))
 def test_anchors_and_neighbours_against_a_loop(seed: int, n: int, r: int, size: int, block: int) -> None:
+    """AND: floor(0.25 r N) anchors of lowest entropy, none its own neighbour, and no anchor loses more than on its own."""
     rng = np.random.default_rng(seed)
     ok = rng.random(n) > 0.1
     ok[:4] = True

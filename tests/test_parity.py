@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ucl.store import load
+
 UCL = [sys.executable, "-m", "ucl"]
 ENV = {**os.environ, "OMP_WAIT_POLICY": "passive"}
 
@@ -83,6 +85,28 @@ def test_three_epochs_four_ways(tmp_path: Path, method: str) -> None:
     other = make(tmp_path / "other-seed", "--seed", "1", method=method, epochs=3)
     ucl("run", cwd=other)
     assert not set(digests(other).values()) & set(wanted.values())
+
+
+ALONE = "until ucl status --done; do ucl train-epoch || exit; done"
+PURIFIED = "until ucl status --done; do ucl extract | ucl cluster | ucl purify | ucl train-epoch || exit; done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "line", "epochs"), [("ir", ALONE, 2), ("is", ALONE, 2), ("and", ALONE, 5), ("pcp", PURIFIED, 6)],
+                         ids=["ir", "is", "and", "pcp"])
+def test_methods_that_tell_images_apart(tmp_path: Path, method: str, line: str, epochs: int) -> None:
+    """Memory, neighbours, momentum and the history are in the files, and all draws are keyed.  AND goes through all of its rounds, PCP votes
+    in its last epoch."""
+    straight, disk, shell = (make(tmp_path / name, method=method, epochs=epochs) for name in ("straight", "disk", "shell"))
+    ucl("run", cwd=straight, PYTHONHASHSEED="1")
+    ucl("run", "-o", str(disk), "--through-disk", cwd=tmp_path, PYTHONHASHSEED="2")
+    pipe(line, shell, PYTHONHASHSEED="3")
+    wanted = digests(straight)
+    assert len(wanted) == len(set(wanted.values())) == 1 + epochs * (2 if method == "pcp" else 1)
+    assert digests(disk) == wanted
+    assert digests(shell) == wanted
+    if method == "pcp":
+        assert load(straight / "labels.h5").info["purify"]["voted"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ PCP = PcpSettings(epochs=200, vote_history=15)
     (50_000, 0, 50_000), (50_000, 1, 47_366), (50_000, 10, 29_108), (50_000, 20, 16_946), (50_000, 40, 5743), (50_000, 50, 3343),
     (50_000, 72, 1017), (10_000, 50, 1000), (10_000, 100, 100), (10_000, 150, 10)])
 def test_clusters_of_an_epoch(images: int, epoch: int, k: int) -> None:
+    """The log-linear schedule, for 50,000 and 10,000 images."""
     assert cluster_count(epoch, images, 2) == k
 
 
@@ -44,6 +45,7 @@ def test_counts_stay_between_the_floor_and_the_images() -> None:
 
 
 def test_weight_of_the_two_views() -> None:
+    """The warm-up at epochs 0, 90, 179 and 180 of 200, and which rounds have it."""
     assert [warm_up_weight(t, PCP) for t in (0, 90, 179, 180, 199)] == pytest.approx([0.8, 0.65, 0.501667, 0, 0], abs=1e-6)
     half = replace(PCP, epochs=100)
     assert [warm_up_weight(t, half) for t in range(100)] == pytest.approx([warm_up_weight(2 * t, PCP) for t in range(100)])
@@ -53,6 +55,7 @@ def test_weight_of_the_two_views() -> None:
 
 
 def test_learning_rates() -> None:
+    """Drops at epochs 120 and 160 of 200, and at the same shares of 60."""
     assert [learning_rate(t, PCP) for t in (0, 119, 120, 159, 160, 199)] == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
     assert learning_rate(199, replace(PCP, lr_factor=(0.1, 0.05))) == pytest.approx(0.0015)      # ImageNet-100
     assert [t for t in range(1, 60) if learning_rate(t, replace(PCP, epochs=60)) < learning_rate(t - 1, replace(PCP, epochs=60))] == [36, 48]

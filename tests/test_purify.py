@@ -65,6 +65,7 @@ def test_defaults_are_the_identity() -> None:
     (1, 0.5, 0), (2, 0.5, 1), (3, 0.5, 1), (4, 0.5, 2), (5, 0.5, 2), (6, 0.5, 3), (7, 0.5, 3), (10, 0.5, 5),
     (10, 0.9, 1), (9, 0.9, 0), (100, 0.99, 1), (10, 0.8, 2), (10, 0.3, 7), (10, 0.0, 10)])
 def test_kept_counts_of_the_paper(size: int, removed: float, kept: int) -> None:
+    """Members kept of clusters of 1 to 100, for gamma 0.5, 0.9, 0.99 and more."""
     labels = Labels(np.zeros(size, np.int32), distance=np.arange(size, dtype=np.float32))
     y = purify(labels, PurifySettings(keep_nearest=1 - removed), Context())
     assert (y.labels >= 0).tolist() == [True] * kept + [False] * (size - kept)
@@ -167,6 +168,7 @@ def pcp(labels: Labels, s: PurifySettings) -> tuple[list[int], list[int], list[f
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 120), st.integers(1, 12), st.integers(0, 6), st.data())
 def test_same_as_the_papers_procedure_member_by_member(seed: int, n: int, k: int, past: int, data: st.DataObject) -> None:
+    """Also that nobody joins another cluster than his own, that a cluster is empty or large enough, and that empty ones are passed over."""
     labels = drawn(seed, n, k, past)
     s = PurifySettings(keep_nearest=data.draw(st.integers(0, 100)) / 100, min_size=data.draw(st.integers(1, 4)),
                        whole_up_to=data.draw(st.sampled_from((0, 0, 5, 9))), keep_cap=data.draw(st.sampled_from((1.0, 1.0, 0.5))),
@@ -210,6 +212,7 @@ def one_cluster(disagree: dict[int, set[int]], past: int = 15, distance: Any = N
 
 
 def test_worked_purification() -> None:
+    """PCP by numbers: one cluster of six, its mean, anchor and distances, five histories; with a short history distance alone decides."""
     x = np.array([(1, 0), (.96, .28), (.8, .6), (.96, -.28), (.6, .8), (.6, -.8)])
     mean = x.mean(axis=0)
     assert mean == pytest.approx([0.82, 0.10])
@@ -230,6 +233,7 @@ def test_worked_purification() -> None:
     (set(range(3, 16)), 0.020737, KEPT), (set(range(2, 16)), -1.259263, DROPPED_BY_VOTE), (set(range(6, 16)), 2.519297, CUT_BY_DISTANCE),
     (set(range(7, 16)), 3.043585, PULLED_BACK)])
 def test_scores_of_the_paper(elsewhere: set[int], score: float, outcome: int) -> None:
+    """Decay 0.8 over 15 past epochs: who is dropped, kept, left out and pulled back for which disagreements."""
     row = 1 if outcome in (KEPT, DROPPED_BY_VOTE) else 5                      # a near member, or a far one
     y = purify(one_cluster({row: elsewhere}), votes(), Context())
     assert y.score[row] == pytest.approx(score, abs=1e-6)
@@ -238,6 +242,7 @@ def test_scores_of_the_paper(elsewhere: set[int], score: float, outcome: int) ->
 
 @pytest.mark.parametrize(("past", "high"), [(0, 1), (1, 1.8), (2, 2.44), (3, 2.952), (4, 3.3616), (15, 4.859263)])
 def test_bounds_of_the_score(past: int, high: float) -> None:
+    """Highest and lowest score of 0 to 15 past epochs."""
     low, top = score_range(0.8, past)
     assert top == pytest.approx(high, abs=1e-6)
     assert low == pytest.approx(2 - high, abs=1e-6)
@@ -260,6 +265,7 @@ def test_where_votes_can_change_nothing() -> None:
 
 @pytest.mark.parametrize("removed", [0.5, 1.0])
 def test_full_agreement_returns_the_whole_cluster(removed: float) -> None:
+    """Votes can bring back all that was cut, also where gamma 1 cut everybody; without them nothing is left."""
     y = purify(one_cluster({}), votes(keep_nearest=1 - removed), Context())
     assert (y.labels == 0).all()
     assert y.flag.tolist() == [KEPT if removed < 1 and row in (0, 1, 3) else PULLED_BACK for row in range(6)]
@@ -268,6 +274,7 @@ def test_full_agreement_returns_the_whole_cluster(removed: float) -> None:
 
 
 def test_keeping_everything_without_votes_leaves_raw_labels_but_singletons() -> None:
+    """Gamma 0 without votes; as many clusters as images leave none."""
     labels = Labels(np.array([0, 0, 2, 3, 3, 3, -1], np.int32))
     y = purify(labels, PurifySettings(keep_nearest=1.0, min_size=2), Context())
     assert y.labels.tolist() == [0, 0, -1, 3, 3, 3, -1]
@@ -278,6 +285,7 @@ def test_keeping_everything_without_votes_leaves_raw_labels_but_singletons() -> 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
 def test_ids_of_an_epoch_and_the_order_of_rows_mean_nothing(seed: int) -> None:
+    """Clusters of an epoch may be renamed, and samples re-ordered."""
     rng = np.random.default_rng(seed)
     labels = drawn(seed, 90, 7, 4)
     labels.distance = np.where(labels.labels < 0, np.nan, rng.permutation(90)).astype(np.float32)     # no ties

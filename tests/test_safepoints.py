@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -141,7 +142,7 @@ def stopped_at(images: ImageList, committed: dict[str, Any], log: Log, folder: P
 
     def commit(at: Context, slots: dict[str, Any], metrics: dict[str, Any]) -> Context:
         following = log(at, slots, metrics)
-        committed.update(at=following, model=slots["model"], labels=slots["labels"])
+        committed.update({name: slots[name] for name in ("model", "labels") if name in slots}, at=following)
         safe.clear()
         return following
 
@@ -174,6 +175,29 @@ def test_a_walk_cut_anywhere_is_the_walk(images: ImageList, whole: dict[str, Log
     assert [d[1:] for d in log.digests] == [d[1:] for d in whole[method].digests]
     assert log.metrics == whole[method].metrics
     assert told == 3 * [*(f"extract {n}" for n in (5, 10, 15, 20, 24)), *(f"train-epoch {n}" for n in (8, 16, 24))]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["ir", "and", "pcp"])
+def test_a_walk_of_rounds_cut_anywhere_is_the_walk(images: ImageList, tmp_path: Path, method: str) -> None:
+    """Methods that tell images apart: those without clusters keep no labels, anchors are not looked for anew, and past epochs vote alike."""
+    overrides = {"plan.epochs": "6", "train-epoch.batch": "8", "init.projection": "0", "extract.batch": "5"}
+    at = dataclasses.replace(context(images, method), overrides=overrides | ({"pcp.final_k": "3"} if method == "pcp" else {}))
+    undisturbed, log, slots = Log(), Log(), start(images)
+    run.walk(at, slots, RUNTIME, undisturbed)
+    if method == "pcp":
+        assert slots["labels"].info["purify"]["voted"]
+    committed: dict[str, Any] = {"at": at, "model": new_model()}
+    store.digest_of(committed["model"])
+    told: list[str] = []
+    for call in itertools.islice(itertools.cycle((1, 2, 5, 3, 1, 4)), 40):
+        told += stopped_at(images, committed, log, tmp_path, call)
+        if committed["at"].epoch == 6:
+            break
+    assert [d[1:] for d in log.digests] == [d[1:] for d in undisturbed.digests]
+    assert log.metrics == undisturbed.metrics
+    extraction = [f"extract {n}" for n in (5, 10, 15, 20, 24)] if method == "pcp" else []
+    assert told == 6 * [*extraction, *(f"train-epoch {n}" for n in (8, 16, 24))]
     assert not list(tmp_path.iterdir())
 
 

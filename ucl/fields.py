@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -52,7 +53,7 @@ class Settings:
             UsageError: an unknown field (the nearest known one is named) or a value of another type or out of range.
         """
         known = {f.name: f for f in dataclasses.fields(self)}
-        hints = typing.get_type_hints(type(self))
+        hints = _types(type(self))  # type: ignore[arg-type]
         changes: dict[str, Any] = {}
         for name, value in values.items():
             key = name.replace("-", "_")
@@ -95,6 +96,12 @@ def own_first(kind: type[Settings]) -> list[dataclasses.Field[Any]]:
     """The fields of a kind of settings as people should see them: its own, then those it shares with others by inheritance."""
     shared = {f.name for base in kind.__mro__[1:] if dataclasses.is_dataclass(base) for f in dataclasses.fields(base)}
     return sorted(dataclasses.fields(kind), key=lambda f: f.name in shared)
+
+
+@functools.cache
+def _types(of: type[Settings]) -> dict[str, Any]:
+    """Field name -> type; a plan asks for them in every epoch."""
+    return typing.get_type_hints(of)
 
 
 def _check(f: dataclasses.Field[Any], value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ucl.front.streams import find_output, open_output, partial_of, stdin_is_dat
 from ucl.run import identity, perform
 from ucl.rundir import RunDir
 from ucl.safepoints import SafePoints
+
+log = logging.getLogger(__name__)
 
 
 def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None, given: dict[str, Any], common: Common,
@@ -38,6 +41,8 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
         raise UsageError(f"{labels}: the method {run.config.method} trains without labels", "leave them out, or train outside the plan: --model")
     if output is not None and not wanted:
         raise UsageError(f"-o {output}: the method {run.config.method} has no labels to write", "the model is in the run directory")
+    if not wanted and stdin_is_data():
+        log.warning("standard input is not read: the method %s trains without labels", run.config.method)
     alone = labels is None and (not wanted or not stdin_is_data())
     if not alone:  # a pipe may have to be waited for
         found, context = load_input(labels, run, "labels", common, joins=True)

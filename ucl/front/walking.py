@@ -140,7 +140,9 @@ def run_table(run: RunDir, common: Common, runtime: device.Runtime, as_json: boo
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
     place = f"cd {run.path} && " if str(run.path) != "." else ""
-    typer.echo(f"\nnext: {place}ucl status; ucl view --cluster 0; ucl evaluate knn; h5ls -r labels.h5")
+    labelled = run.newest and session.makes_labels(run.context())
+    clusters, file = ("ucl view --cluster 0; ", "labels.h5") if labelled else ("", "model.h5")
+    typer.echo(f"\nnext: {place}ucl status; {clusters}ucl evaluate knn; h5ls -r {file}")
 
 
 def _digits(run: RunDir, common: Common, runtime: device.Runtime) -> dict[str, float]:

@@ -68,7 +68,8 @@ def training(context: Context, epoch: int, settings: RoundSettings) -> TrainSett
 def views_of(context: Context, train: TrainSettings) -> dict[str, Any]:
     """What training draws of a view, under what was set by hand for it."""
     by_hand = {k: v for k, v in set_by_hand(context, "train-epoch").items() if k in _VIEW_FIELDS}
-    return {name: getattr(train.override(by_hand), name) for name in _VIEW_FIELDS}
+    views = train.override(by_hand)
+    return {name: getattr(views, name) for name in _VIEW_FIELDS}
 
 
 _VIEW_FIELDS = tuple(f.name for f in dataclasses.fields(ViewSettings))

@@ -77,6 +77,7 @@ def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | N
 
     Raises:
         DataError: a memory of other images, or no labels to classify by.
+        UsageError: as many neighbours of an anchor as images.
     """
     if settings.objective == "instance":
         from ucl.objectives.instance import Instance

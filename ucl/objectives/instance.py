@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ucl.artifacts import Checkpoint, ImageList, Labels
 from ucl.device import Runtime
-from ucl.errors import DataError
+from ucl.errors import DataError, UsageError
 from ucl.keys import Key
 from ucl.objectives import mixed
 from ucl.objectives.bank import Bank
@@ -72,6 +72,10 @@ class Instance:
         if s.anchors and self.bank is not None:
             stored = model.memory.get(NEIGHBOR)
             if stored is None or (s.discover and not midway):
+                usable = int(self.ok.sum())
+                if s.neighbors >= usable:
+                    raise UsageError(f"neighbors: found {s.neighbors}, wanted fewer than the {usable} images that can be used",
+                                     f"at most --neighbors {usable - 1}")
                 return discover(self.bank, share=s.anchors, size=s.neighbors, tau=s.tau)
             if stored.shape != (len(self.ok), s.neighbors):
                 raise DataError(f"checkpoint: /memory/{NEIGHBOR}: shape {stored.shape}, expected {(len(self.ok), s.neighbors)}",

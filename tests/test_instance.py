@@ -167,16 +167,16 @@ class ByHand:
 
     def step(self, rows: np.ndarray, start: int) -> None:
         s, at = self.s, np.arange(start, start + len(rows))
-        seen = [self.batches.train(rows, at, self.key, s, view) for view in range(3)]
+        seen = [self.batches.train(rows, at, self.key, s, view) for view in range(2)]
         if s.spread == 1:
-            own, loss = None, views_apart(self.embed(torch.cat(seen[:2])), len(rows), s.tau)
+            own, loss = None, views_apart(self.embed(torch.cat(seen)), len(rows), s.tau)
             self.losses.append([loss.item()])
         else:
             v = self.embed(seen[0])
             own = loss = self.told_apart(v, rows, start)
             self.losses.append([loss.item()])
             if s.spread:
-                apart = views_apart(self.embed(torch.cat(seen[1:])), len(rows), s.tau)
+                apart = views_apart(self.embed(torch.cat(seen)), len(rows), s.tau)
                 loss = (1 - s.spread) * own + s.spread * apart
                 self.losses[-1] = [loss.item(), own.item(), apart.item()]
         gradients = torch.autograd.grad(loss, list(self.parameters.values()))
@@ -379,9 +379,40 @@ def test_anchors_come_from_the_memory_before_the_epoch(images: ImageList, model:
     assert {i: v.tolist() for i, v in enumerate(anew.memory["neighbor"]) if v[0] >= 0} == neighbours(
         torch.from_numpy(first.memory["bank"]), 0.5, 2, 0.1)
     assert anew.memory["neighbor"].tobytes() != first.memory["neighbor"].tobytes()
-    with pytest.raises(DataError, match=r"/memory/neighbor: shape \(24, 2\), expected \(24, 1\)") as e:
-        train(images, first, anchors=0.5)
-    assert "--discover" in e.value.hint
+    for other in ({"anchors": 0.5}, {"anchors": 0.25, "neighbors": 2}):
+        with pytest.raises(DataError, match=r"/memory/neighbor: shape \(24, 2\) of a share of 0.5 anchors, expected \(24, .\) of 0.") as e:
+            train(images, first, **other)
+        assert "--discover" in e.value.hint
+    with pytest.raises(DataError, match="clusters, and anchors are asked for"):
+        train(images, first, Labels(CLUSTERS), anchors=0.5, neighbors=2)
+
+
+def test_a_memory_of_as_many_other_images_is_refused(images: ImageList, model: Checkpoint) -> None:
+    first = train(images, model).model
+    assert first.config["memory"] == {"images": images.samples.digest}
+    path = images.samples.path.copy()
+    path[[0, 1]] = path[[1, 0]]
+    others = dataclasses.replace(images, samples=Samples(path, images.samples.status))
+    with pytest.raises(DataError, match="/memory/bank: of another image list"):
+        train(others, first)
+    assert train(others, dataclasses.replace(first, memory={})).model.config["memory"]["images"] == others.samples.digest
+
+
+def test_classification_leaves_the_projection_as_it_was(images: ImageList, model: Checkpoint, y: Labels) -> None:
+    made = train(images, model, y, objective="classify").model
+    assert made.model["projection.weight"].tobytes() == model.model["projection.weight"].tobytes()
+    assert made.model["head.weight"].any()
+
+
+def test_projections_are_drawn_as_the_names_say() -> None:
+    he, default = (models.to_arrays(models.new_projection(512, 128, Key(3), init)) for init in ("he", "torch"))
+    assert he["weight"].std() == pytest.approx((2 / 512) ** 0.5, rel=0.01)
+    assert not he["bias"].any()
+    for part in default.values():
+        assert abs(part).max() <= 512 ** -0.5
+        assert part.std() == pytest.approx((3 * 512) ** -0.5, rel=0.1)
+    other = models.to_arrays(models.new_projection(512, 128, Key(4), "torch"))
+    assert (other["weight"] != default["weight"]).mean() > 0.99
 
 
 def test_no_anchors_is_instance_recognition(images: ImageList, model: Checkpoint) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ucl.context import Context
 from ucl.errors import ConfigError, UsageError
 from ucl.methods import METHODS, load
-from ucl.methods.method import Method, Step, method_named, plan, plan_length, step_for
+from ucl.methods.method import Method, Step, advise, method_named, plan, plan_length, step_for
 from ucl.settings import METHOD_TABLES, SETTINGS, ClusterSettings, ExtractSettings, KnnSettings, PurifySettings, TrainSettings, ViewSettings
 
 DIGITS = Context("deepcluster", images=1797, size=16, source="digits")
@@ -398,7 +398,38 @@ def test_a_method_without_clusters_trains_alone(context: Context) -> None:
         assert [(s.verb, s.reads, s.writes) for s in plan(at)] == ALONE
         assert by_verb(at)["train-epoch"].objective == "instance"
     assert plan_length(on(context, overrides={"plan.epochs": "7"})) == 7
-    assert step_for(context, "extract") == Step("extract", ExtractSettings(), (), ())   # beside the plan: a verb's own defaults
+    assert step_for(context, "extract") == Step("extract", ExtractSettings(layer="projection", final_relu=True), (), ())
+    assert step_for(on(context, overrides={"extract.layer": "layer4"}), "extract").settings.layer == "layer4"
+    assert step_for(on(context, overrides={"init.projection": "0"}), "extract") == Step("extract", ExtractSettings(), (), ())
+    assert step_for(context, "cluster") == Step("cluster", ClusterSettings(), (), ())
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    ({"purify.vote_history": "4"}, "purify.vote_history"), ({"purify.vote_decay": "0.9"}, "purify.vote_decay"),
+    ({"train-epoch.objective": "classify"}, "tells images apart"), ({"pcp.rounds": "5", "plan.epochs": "4"}, "found 4 for 5 rounds"),
+    ({"cluster.k": "50001"}, "50001 clusters in epoch 1, the list has 50000 usable images"), ({"pcp.lr_drops": "0.8,0.6"}, "the earlier drop first"),
+    ({"ir.lr": "1"}, "does not read it")])
+def test_what_contradicts_pcps_plan_is_refused_before_anything_is_made(overrides: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        advise(on(PCP, overrides=overrides))
+
+
+def test_a_setting_that_a_later_epoch_refuses_is_told_at_once() -> None:
+    crowded = on(AND, images=100, overrides={"and.neighbors": "100", "and.epochs": "1"})
+    with pytest.raises(UsageError, match="fewer than the 100 usable images"):
+        advise(crowded)
+    assert advise(on(AND, overrides={"train-epoch.cluster_loss": "pairs"})) == []          # read with anchors too
+
+
+def test_advice() -> None:
+    for context in EVERY:
+        assert advise(context) == []
+    never = advise(on(PCP, overrides={"plan.epochs": "5"}))
+    assert never == ["past epochs never vote: 2 of them are there from epoch 6 on, after the plan's end"]
+    assert advise(on(PCP, overrides={"plan.epochs": "5", "pcp.votes": "no"})) == []
+    assert advise(on(PCP, overrides={"plan.epochs": "6"})) == []
+    assert advise(on(AND, overrides={"plan.epochs": "12"})) == ["2 epochs follow the 5 rounds of 2, at the last learning rate"]
+    assert advise(on(IR, overrides={"plan.epochs": "50", "ir.epochs": "200"})) == ["the plan ends after 50 epochs, before the 1 rounds of 200 do"]
 
 
 def test_ir_and_is() -> None:

@@ -116,22 +116,28 @@ def new_head(d: int, k: int, key: Key) -> nn.Linear:
     return head
 
 
-def new_projection(d: int, p: int, key: Key) -> nn.Linear:
-    """A fresh projection: weight N(0, 2 / d) (He, fan-in), bias 0; rows are brought to unit length behind it.
+def new_projection(d: int, p: int, key: Key, init: str = "he") -> nn.Linear:
+    """A fresh projection; rows are brought to unit length behind it.
 
-    The released codes of IR, AND and PCP leave torch's default, uniform of variance 1 / (3 d); behind the normalisation only the
-    step of the first updates differs.
+    "he": weight N(0, 2 / d) (fan-in), bias 0.  "torch": weight and bias uniform in +-1 / sqrt(d), torch's default, which the released
+    codes of IR, AND and PCP leave; the weight's variance is a sixth of He's.  Behind a normalisation the scale decides nothing but the
+    speed at which the layer turns: with "torch" a step turns it six times as far, as long as its length stays.
 
     Args:
         d: feature dimension.
         p: dimension of the embedding.
         key: what the draw belongs to.
+        init: "he" or "torch".
     """
     from torch import nn
 
     from ucl.device import generator
 
     made: nn.Linear = nn.utils.skip_init(nn.Linear, d, p)  # type: ignore[no-untyped-call]
+    if init == "torch":
+        for name, parameter in made.named_parameters():
+            nn.init.uniform_(parameter, -(d ** -0.5), d ** -0.5, generator=generator(key, f"init/projection.{name}"))
+        return made
     nn.init.normal_(made.weight, 0.0, (2 / d) ** 0.5, generator=generator(key, "init/projection.weight"))
     nn.init.zeros_(made.bias)
     return made

@@ -246,7 +246,7 @@ class RunDir:
         context = self.context()
         if context.epoch >= plan_length(context):
             raise PlanFinished(f"{self.path}: all {plan_length(context)} epochs of the plan are done",
-                               "ucl evaluate knn, ucl view; more epochs: set [plan] epochs in ucl.toml")
+                               f"ucl evaluate knn, ucl view; {_more(context)}, in ucl.toml")
         return context
 
     def check(self, context: Context, where: str) -> None:
@@ -390,6 +390,18 @@ class RunDir:
             return
         raise OutputRefused(f"{path}: process {pid} on {host} is at work here (Slurm job {job})",
                             "wait for it; if that process is gone, remove the file")
+
+
+def _more(context: Context) -> str:
+    """How a plan goes on that is done."""
+    from ucl.methods import rounds
+    from ucl.settings import METHOD_TABLES, RoundSettings
+
+    kind = METHOD_TABLES.get(context.method)
+    if kind is None or not issubclass(kind, RoundSettings):
+        return "more epochs: set [plan] epochs"
+    settings = rounds.settled(context, kind)
+    return f"another round: set [{context.method}] epochs = {settings.epochs}, rounds = {settings.rounds + 1}, and no [plan] epochs"
 
 
 def _alive(pid: str) -> bool:

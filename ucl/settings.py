@@ -54,6 +54,8 @@ class InitSettings(ListSettings):
                          source="DeepCluster section 4.1")
     projection: int = option(0, "dimensions of a linear projection on top of the features, its rows of unit length; 0 = none", low=0,
                              source="IR, IS, AND, PCP: 128")
+    projection_init: str = option("he", "what the projection is drawn from; he: normal, of variance 2 / D, bias 0; torch: uniform in "
+                                  "+-1 / sqrt(D)", choices=("he", "torch"), source="IR, AND, PCP, released codes: torch")
     size: int = option(32, "side of a view in pixels; where it is not given, the network's own", low=8)
     mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1; where it is not given, ImageNet's "
                                               "for networks of more than 64 px", source="CIFAR-10")
@@ -252,7 +254,7 @@ class TrainSettings(ViewSettings):
         instance = {"tau", "memory_momentum", "cluster_loss", "sampled", "spread", "anchors", "neighbors", "discover"}
         if self.objective == "classify":
             return frozenset(instance)
-        more = {"neighbors", "discover"} if not self.anchors else {"cluster_loss"}
+        more = set() if self.anchors else {"neighbors", "discover"}
         if self.spread == 1:
             more = instance - {"spread", "tau"}
         return frozenset({"head", "head_momentum", "sampler", "keep_features", "weights"} | more)
@@ -265,7 +267,7 @@ class TrainSettings(ViewSettings):
             return "is of the classifier, and the objective is instance, which takes every image in turn", "leave it out"
         if self.spread == 1:
             return "is of the memory, which has no share in the loss while spread is 1", "leave it out, or a smaller --spread"
-        return ("is of clusters, and there are anchors" if self.anchors else "needs anchors, and there are none"), "leave it out, or change --anchors"
+        return "needs anchors, and there are none", "leave it out, or give --anchors; in a plan of and: the table [and]"
 
 
 @dataclass(frozen=True)
@@ -423,6 +425,11 @@ class RoundSettings(Settings):
                                            source="IR, AND, PCP: epochs 120 and 160 of 200")
     lr_factor: tuple[float, float] = option((0.1, 0.01), "the learning rate after each drop, as a share of lr", low=0, high=1,
                                             source="PCP; 0.1,0.05 for ImageNet-100")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_drops[0] > self.lr_drops[1]:
+            raise UsageError(f"lr_drops: found {self.lr_drops[0]:g},{self.lr_drops[1]:g}, wanted the earlier drop first")
 
 
 @dataclass(frozen=True)

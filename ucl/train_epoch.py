@@ -215,7 +215,8 @@ class _State:
         """Everything the next epoch needs; with ``midway`` also what the rest of this one does."""
         from ucl import models
 
-        tensors = {f"backbone.{k}": v for k, v in models.to_arrays(self.backbone).items()} | self.objective.tensors()
+        tensors = {name: v for name, v in before.model.items() if name.startswith("projection.")}  # classification leaves it as it was
+        tensors |= {f"backbone.{k}": v for k, v in models.to_arrays(self.backbone).items()} | self.objective.tensors()
         optimizer = self.objective.momentum(midway=midway)
         for prefix, module in self._parts().items():
             optimizer |= models.momentum_arrays(self.optimizer, module, prefix)
@@ -276,7 +277,8 @@ def _loop(state: _State, batches: Batches, rows: NDArray[np.int64], settings: Tr
             stop.check()
         at = rows[start:end]
         places = np.arange(start, end)
-        views = [torch.cat([batches.train(at, places, key, settings, view) for view in joined]) for joined in state.objective.passes]
+        made = {view: batches.train(at, places, key, settings, view) for view in sorted({v for joined in state.objective.passes for v in joined})}
+        views = [torch.cat([made[view] for view in joined]) for joined in state.objective.passes]
         with keyed_stream(key, f"dropout/{start}", state.runtime.device):
             losses.append(state.step(views, at, start))
         report("train-epoch", end, len(rows))

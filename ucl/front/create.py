@@ -22,7 +22,7 @@ from ucl.front.listing import listing_of
 from ucl.front.options import Common, settings_table
 from ucl.front.weights import absolute, initial
 from ucl.keys import Key
-from ucl.methods.method import method_named, plan, plan_length
+from ucl.methods.method import advise, method_named, plan, plan_length
 from ucl.rundir import CONFIG, RunConfig, RunDir
 from ucl.settings import ExtractSettings, InitSettings, MachineSettings
 
@@ -91,7 +91,8 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     started = time.monotonic()
     config = asked.config
     settings = settings_of(config)
-    context = Context(config.method, seed=config.seed, images=100, size=settings.size, overrides=config.overrides)
+    source = "digits" if config.images == "digits" else ""
+    context = Context(config.method, seed=config.seed, images=10**9, size=settings.size, source=source, overrides=config.overrides)
     steps = plan(context)
     plan_length(context)
     device.set_thread_variables(config.threads)
@@ -106,6 +107,7 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
         if isinstance(step.settings, ExtractSettings):
             models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings, projection=settings.projection)
     images = read_images(config, settings, common, next(p for p in target.absolute().parents if p.is_dir()))
+    advice = advise(dataclasses.replace(context, images=images.n - len(images.reasons)))
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     _make_parents(target)
     try:
@@ -120,6 +122,8 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
         raise
     run = RunDir(target)
     _summary(run, images, time.monotonic() - started, common, as_json)
+    for line in advice if not common.quiet else ():
+        say(f"{common.command}: warning: {line}")
     return run
 
 
@@ -241,7 +245,7 @@ def _project(model: Any, settings: InitSettings, seed: int) -> None:
     """Put a projection on top of a checkpoint's features."""
     from ucl import models
 
-    linear = models.new_projection(int(models.restore(model).feature_dim), settings.projection, Key(seed, stage="init"))
+    linear = models.new_projection(int(models.restore(model).feature_dim), settings.projection, Key(seed, stage="init"), settings.projection_init)
     model.model |= {f"projection.{k}": v for k, v in models.to_arrays(linear).items()}
     model.config["projection"] = settings.projection
 

@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from ucl.context import Context
+from ucl.errors import UsageError
 from ucl.methods import rounds
 from ucl.methods.method import Method, Step
 from ucl.settings import AndSettings
@@ -23,6 +24,8 @@ from ucl.settings import AndSettings
 def steps(context: Context) -> Iterator[Step]:
     """One turn; section 3 of the paper, with the released code's Nesterov momentum."""
     settings = rounds.settled(context, AndSettings)
+    if settings.rounds > 1 and settings.neighbors >= context.images:
+        raise UsageError(f"and.neighbors: found {settings.neighbors}, wanted fewer than the {context.images} usable images")
     number, epoch = rounds.at(context, settings)
     share = number / max(settings.rounds - 1, 1)
     train = dataclasses.replace(rounds.training(context, epoch, settings), nesterov=True, anchors=share,
@@ -30,4 +33,5 @@ def steps(context: Context) -> Iterator[Step]:
     yield from rounds.alone(context, train)
 
 
-METHOD = Method("Huang et al., ICML 2019", steps, lambda context: rounds.length(context, AndSettings), rounds.init)
+METHOD = Method("Huang et al., ICML 2019", steps, lambda context: rounds.length(context, AndSettings), rounds.init, rounds.beside,
+                lambda context: rounds.advice(context, AndSettings))

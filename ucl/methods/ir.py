@@ -25,4 +25,5 @@ def steps(context: Context) -> Iterator[Step]:
     yield from rounds.alone(context, rounds.training(context, rounds.at(context, settings)[1], settings))
 
 
-METHOD = Method("Wu et al., CVPR 2018", steps, lambda context: rounds.length(context, IrSettings), rounds.init)
+METHOD = Method("Wu et al., CVPR 2018", steps, lambda context: rounds.length(context, IrSettings), rounds.init, rounds.beside,
+                lambda context: rounds.advice(context, IrSettings))

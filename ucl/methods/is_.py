@@ -26,4 +26,5 @@ def steps(context: Context) -> Iterator[Step]:
     yield from rounds.alone(context, dataclasses.replace(train, spread=1.0))
 
 
-METHOD = Method("Ye et al., CVPR 2019", steps, lambda context: rounds.length(context, IsSettings), rounds.init)
+METHOD = Method("Ye et al., CVPR 2019", steps, lambda context: rounds.length(context, IsSettings), rounds.init, rounds.beside,
+                lambda context: rounds.advice(context, IsSettings))

@@ -45,12 +45,16 @@ class Method:
         steps: Context -> the steps of one turn, before anything set by hand.
         epochs: Context -> how many epochs the plan has.
         init: Context -> settings of `init` that the method or the data set asks for.
+        beside: Context -> verb -> settings, of verbs that are in no turn but are used beside them, as to evaluate.
+        advice: Context -> lines about what a plan will not do, for `init` to tell.
     """
 
     paper: str
     steps: Callable[[Context], Iterable[Step]]
     epochs: Callable[[Context], int]
     init: Callable[[Context], Mapping[str, Any]] = lambda context: {}
+    beside: Callable[[Context], Mapping[str, Mapping[str, Any]]] = lambda context: {}
+    advice: Callable[[Context], Iterable[str]] = lambda context: ()
 
 
 def method_named(name: str) -> Method:
@@ -85,6 +89,21 @@ def _applied(settings: Settings, by_hand: Mapping[str, Any], where: str = "") ->
     changed = settings.override(by_hand, where)
     changed.refuse_unread(by_hand, where)
     return changed
+
+
+def advise(context: Context) -> list[str]:
+    """Check the plan of every epoch on so many images; returns what ought to be known of it.
+
+    Raises:
+        UsageError: settings that an epoch would refuse, or more clusters than images.
+    """
+    for epoch in range(plan_length(context)):
+        for step in plan(dataclasses.replace(context, epoch=epoch)):
+            k = getattr(step.settings, "k", 0)
+            if step.verb == "cluster" and k > context.images and "k" not in step.settings.unread:
+                raise UsageError(f"cluster.k: {k} clusters in epoch {epoch + 1}, the list has {context.images} usable images",
+                                 "fewer clusters, or more images")
+    return list(method_named(context.method).advice(context))
 
 
 def plan_length(context: Context) -> int:
@@ -123,5 +142,6 @@ def step_for(context: Context, verb: str, stage: str = "", overrides: Mapping[st
             raise ConfigError(f"{context.method}: no step {stage!r} with verb {verb}",
                               "steps: " + ", ".join(s.stage for s in plan(context)))
         else:  # a verb the method does not use: its own defaults, and what ucl.toml says of it
-            step = Step(verb, _applied(SETTINGS[verb](), set_by_hand(context, verb), "ucl.toml"), (), ())
+            own = SETTINGS[verb]().override(method_named(context.method).beside(context).get(verb, {}))
+            step = Step(verb, _applied(own, set_by_hand(context, verb), "ucl.toml"), (), ())
     return dataclasses.replace(step, settings=_applied(step.settings, overrides or {}))

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.methods import rounds
-from ucl.methods.method import Method, Step
+from ucl.methods.method import Method, Step, plan_length, set_by_hand
 from ucl.methods.rounds import ROUNDING, reached
 from ucl.settings import ClusterSettings, ExtractSettings, PcpSettings, PurifySettings, default_k
 
@@ -40,6 +40,7 @@ def settled(context: Context) -> PcpSettings:
 def steps(context: Context) -> Iterator[Step]:
     """One turn; the paper's algorithm 1."""
     settings = settled(context)
+    _refuse(context)
     number, epoch = rounds.at(context, settings)
     train = rounds.training(context, epoch, settings)
     extract = ExtractSettings(views=settings.views, final_relu=True, layer="projection" if rounds.projected(context) else "")
@@ -51,6 +52,31 @@ def steps(context: Context) -> Iterator[Step]:
     yield Step("purify", purification(epoch, settings, round_=number), reads=("labels",), writes=("labels",))
     yield Step("train-epoch", dataclasses.replace(train, spread=warm_up_weight(epoch, settings, round_=number)),
                reads=("images", "model", "labels", "previous"), writes=("model", "labels"))
+
+
+def _refuse(context: Context) -> None:
+    """Refuse by-hand settings of verbs that contradict the plan.
+
+    Raises:
+        UsageError: votes set for purify alone, or another objective.
+    """
+    for name in ("vote_history", "vote_decay"):
+        if name in set_by_hand(context, "purify"):
+            raise UsageError(f"purify.{name}: the plan of pcp also sizes the history and the threshold by it", f"pcp.{name}")
+    objective = set_by_hand(context, "train-epoch").get("objective", "instance")
+    if objective != "instance":
+        raise UsageError(f"train-epoch.objective: found {objective!r}, pcp tells images apart", "the method deepcluster classifies")
+
+
+def advice(context: Context) -> Iterator[str]:
+    """That votes never start, and what does not fit the rounds."""
+    yield from rounds.advice(context, PcpSettings)
+    settings = settled(context)
+    voting = any(getattr(step.settings, "votes", False) for epoch in range(plan_length(context))
+                 for step in steps(dataclasses.replace(context, epoch=epoch)))
+    if settings.votes and not voting:
+        yield (f"past epochs never vote: {settings.vote_history} of them are there from epoch "
+               f"{int(settings.all_sizes_from * settings.epochs + 1 - ROUNDING) + settings.vote_history + 1} on, after the plan's end")
 
 
 def cluster_count(epoch: int, images: int, final_k: int, *, epochs: int = 200, round_: int = 0) -> int:
@@ -113,4 +139,5 @@ def pull_back_from(vote_history: int, vote_decay: float = 0.8) -> float:
     return standard.pull_back_from * highest / FULL_SCORE
 
 
-METHOD = Method("Zhang et al., ICPR 2020", steps, lambda context: rounds.length(context, PcpSettings), rounds.init)
+METHOD = Method("Zhang et al., ICPR 2020", steps, lambda context: rounds.length(context, PcpSettings), rounds.init,
+                advice=advice)

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from ucl.context import Context
+from ucl.errors import UsageError
 from ucl.methods.deepcluster import DIGITS
-from ucl.methods.method import Step, set_by_hand
+from ucl.methods.method import Step, plan_length, set_by_hand
 from ucl.settings import InitSettings, PlanSettings, RoundSettings, TrainSettings, ViewSettings
 
 R = TypeVar("R", bound=RoundSettings)
@@ -29,8 +30,11 @@ def settled(context: Context, kind: type[R]) -> R:
     found = kind().override(set_by_hand(context, context.method), f"ucl.toml: [{context.method}]")
     if found.epochs:
         return found
-    planned = PlanSettings().override(set_by_hand(context, "plan")).epochs // found.rounds
-    return dataclasses.replace(found, epochs=planned or (DIGITS_ROUND if context.source == "digits" else ROUND))
+    planned = PlanSettings().override(set_by_hand(context, "plan")).epochs
+    if 0 < planned < found.rounds:
+        raise UsageError(f"plan.epochs: found {planned} for {found.rounds} rounds of [{context.method}], wanted at least one each",
+                         f"more --epochs, fewer {context.method}.rounds, or {context.method}.epochs for the length of a round")
+    return dataclasses.replace(found, epochs=planned // found.rounds or (DIGITS_ROUND if context.source == "digits" else ROUND))
 
 
 def at(context: Context, settings: RoundSettings) -> tuple[int, int]:
@@ -43,6 +47,21 @@ def length(context: Context, kind: type[RoundSettings]) -> int:
     """Epochs of all rounds."""
     settings = settled(context, kind)
     return settings.rounds * settings.epochs
+
+
+def advice(context: Context, kind: type[RoundSettings]) -> Iterator[str]:
+    """What does not fit between the plan's epochs and the rounds."""
+    settings = settled(context, kind)
+    total, whole = plan_length(context), settings.rounds * settings.epochs
+    if total < whole:
+        yield f"the plan ends after {total} epochs, before the {settings.rounds} rounds of {settings.epochs} do"
+    elif total > whole:
+        yield f"{total - whole} epochs follow the {settings.rounds} rounds of {settings.epochs}, at the last learning rate"
+
+
+def beside(context: Context) -> Mapping[str, Mapping[str, Any]]:
+    """What is evaluated is what is told apart: the projection, where there is one."""
+    return {"extract": {"layer": "projection", "final_relu": True}} if projected(context) else {}
 
 
 def learning_rate(epoch: int, settings: RoundSettings) -> float:

@@ -58,7 +58,7 @@ class Objective(Protocol):
     def memory(self) -> dict[str, NDArray[Any]]:
         """Arrays that the next epoch needs, for the checkpoint's memory."""
 
-    def config(self) -> dict[str, int]:
+    def config(self) -> dict[str, Any]:
         """What the checkpoint's config says of it."""
 
 

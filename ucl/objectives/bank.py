@@ -31,11 +31,12 @@ class Bank:
 
     Attributes:
         rows: (N, P) on the device of the network, row i of image i; zero for a bad image.
-        bad: (b,) int64 on the same device: rows that no loss may see.
+        bad: (b,) int64 on the same device: rows that no loss may see.  bad_rows: the same on the host.
     """
 
     rows: torch.Tensor
     bad: torch.Tensor
+    bad_rows: NDArray[np.int64]
 
     @classmethod
     def fresh(cls, ok: NDArray[np.bool_], dim: int, key: Key, device: torch.device | str = "cpu") -> Bank:
@@ -73,7 +74,8 @@ class Bank:
             row = int(np.argmin(np.isfinite(values).all(axis=1)))
             raise DataError(f"checkpoint: /memory/bank: row {row} is not finite", "go on from an earlier checkpoint")
         own = np.array(np.where(ok[:, None], values, 0), np.float32, order="C")
-        return cls(torch.from_numpy(own).to(device), torch.from_numpy(np.flatnonzero(~ok)).to(device))
+        bad = np.flatnonzero(~ok)
+        return cls(torch.from_numpy(own).to(device), torch.from_numpy(bad).to(device), bad)
 
     def array(self) -> NDArray[np.float32]:
         """The rows (N, P) float32, for a checkpoint; a copy."""
@@ -96,7 +98,7 @@ class Bank:
         import torch
 
         last = last_places(rows)
-        if len(self.bad) and np.isin(rows, self.bad.cpu().numpy()).any():
+        if len(self.bad_rows) and np.isin(rows, self.bad_rows).any():
             raise ValueError("a bad image in a batch")
         at = torch.from_numpy(rows[last]).to(self.rows.device)
         with torch.no_grad():

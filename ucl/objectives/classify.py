@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,5 +114,5 @@ class Classify:
     def memory(self) -> dict[str, NDArray[np.float32]]:
         return {REMEMBERED: self.features} if self.features is not None else {}
 
-    def config(self) -> dict[str, int]:
+    def config(self) -> dict[str, Any]:
         return {"k": int(self.head.weight.shape[0])}

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn, optim
 
 BANK, NEIGHBOR = "bank", "neighbor"
+MEMORY = "memory"
+"""Entry of the checkpoint's config: of which image list the memory is, and of what share of anchors the neighbours."""
 
 
 class Instance:
@@ -43,14 +45,14 @@ class Instance:
         from ucl import models
 
         self.settings, self.key, self.optimizers = settings, key, []
-        self.ok = images.samples.ok
+        self.ok, self.images = images.samples.ok, images.samples.digest
         self.projection = models.projection(model, dim)
         if self.projection is not None:
             self.projection.to(runtime.device)
         self.trained: dict[str, nn.Module] = {} if self.projection is None else {"projection": self.projection}
         out = dim if self.projection is None else int(self.projection.out_features)
         w = settings.spread
-        self.passes: tuple[tuple[int, ...], ...] = ((0,),) if w == 0 else ((0, 1),) if w == 1 else ((0,), (1, 2))
+        self.passes: tuple[tuple[int, ...], ...] = ((0,),) if w == 0 else ((0, 1),) if w == 1 else ((0,), (0, 1))
         self.columns: tuple[str, ...] = ("loss_memory", "loss_views") if 0 < w < 1 else ()
         self.bank = None if w == 1 else self._bank(model, out, runtime)
         self.sets = self._sets(model, labels, midway=midway)
@@ -61,6 +63,10 @@ class Instance:
         stored = model.memory.get(BANK)
         if stored is None:
             return Bank.fresh(self.ok, dim, Key(self.key.seed, stage="init"), device)
+        whose = model.config.get(MEMORY, {}).get("images", self.images)
+        if whose != self.images:
+            raise DataError(f"checkpoint: /memory/{BANK}: of another image list: found {whose}, expected {self.images}",
+                            "go on from a checkpoint of these images, or ucl export and ucl import the weights alone")
         if stored.shape != (len(self.ok), dim):
             raise DataError(f"checkpoint: /memory/{BANK}: shape {stored.shape}, expected {(len(self.ok), dim)}: images x dimensions",
                             "go on from a checkpoint of these images")
@@ -70,6 +76,9 @@ class Instance:
         """Which images are meant by each."""
         s = self.settings
         if s.anchors and self.bank is not None:
+            if labels is not None and (labels.labels >= 0).any():
+                raise DataError("labels: clusters, and anchors are asked for: an image is told apart with the one or the other",
+                                "leave out --anchors, or the labels")
             stored = model.memory.get(NEIGHBOR)
             if stored is None or (s.discover and not midway):
                 usable = int(self.ok.sum())
@@ -77,9 +86,10 @@ class Instance:
                     raise UsageError(f"neighbors: found {s.neighbors}, wanted fewer than the {usable} images that can be used",
                                      f"at most --neighbors {usable - 1}")
                 return discover(self.bank, share=s.anchors, size=s.neighbors, tau=s.tau)
-            if stored.shape != (len(self.ok), s.neighbors):
-                raise DataError(f"checkpoint: /memory/{NEIGHBOR}: shape {stored.shape}, expected {(len(self.ok), s.neighbors)}",
-                                "--discover looks for them anew")
+            share = model.config.get(MEMORY, {}).get("anchors", s.anchors)
+            if stored.shape != (len(self.ok), s.neighbors) or share != s.anchors:
+                raise DataError(f"checkpoint: /memory/{NEIGHBOR}: shape {stored.shape} of a share of {share} anchors, expected "
+                                f"{(len(self.ok), s.neighbors)} of {s.anchors}", "--discover looks for them anew")
             return Neighbourhoods(stored.astype(np.int64))
         none = np.full(len(self.ok), -1, np.int32)
         return mixed.Sets.of(none if labels is None else labels.labels, self.ok)
@@ -130,5 +140,7 @@ class Instance:
         found: dict[str, NDArray[Any]] = {} if self.bank is None else {BANK: self.bank.array()}
         return found | ({NEIGHBOR: self.sets.neighbor.copy()} if isinstance(self.sets, Neighbourhoods) else {})
 
-    def config(self) -> dict[str, int]:
-        return {}
+    def config(self) -> dict[str, Any]:
+        if self.bank is None:
+            return {}
+        return {MEMORY: {"images": self.images} | ({"anchors": self.settings.anchors} if isinstance(self.sets, Neighbourhoods) else {})}

@@ -171,7 +171,7 @@ def test_the_loop_of_pcp(tmp_path: Path) -> None:
 
 def test_the_small_pcp_experiment_on_toy_data(tmp_path: Path) -> None:
     classes(tmp_path / "cifar", train=25, test=5)
-    done = bash(str(EXAMPLES / "pcp-small.sh"), tmp_path, CIFAR=str(tmp_path / "cifar"), OUT=str(tmp_path / "out"), EPOCHS="2", SEEDS="0", EVERY="1",
+    done = bash(str(EXAMPLES / "pcp-small.sh"), tmp_path, CIFAR=str(tmp_path / "cifar"), OUT=str(tmp_path / "out"), EPOCHS="4", SEEDS="0", EVERY="2",
                 PER_CLASS="25", ROWS="ir dc:4 pcp")
     assert done.returncode == 0, done.stderr
     assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/knn.json")) == ["dc-k4-0", "ir-0", "pcp-0"]

@@ -2,14 +2,14 @@
 # What the pcp-*.sh of this folder share; they source it.  Each names its data and its rows, and says in row() how one is trained.
 #
 # Of every one of them:
-#   SCRIPT             all ROWS and SEEDS, JOBS at a time, then the table
+#   SCRIPT             all ROWS and SEEDS, JOBS at a time, then the table on standard output
 #   SCRIPT ROW SEED    one, as for a Slurm array; JOBS runs beside each other on one GPU seldom pay
 # Any may be stopped or killed and started again by the same line: it goes on inside the epoch, and refuses other settings.
 # Under Slurm: sbatch --requeue --signal=USR2@120 and `srun` before the script; exit code 75 asks for a requeue.
 
 : "${EPOCHS:=200}" "${SEEDS:=0}" "${JOBS:=1}" "${NEIGHBORS:=200}" "${PRECISION:=float32}" "${SETTINGS:=}" "${VARIANT:=}"
 # EPOCHS: of a round; every turning point is a share of it.  SETTINGS: more words for every row, as "-j 4 --files-from part.txt".
-# VARIANT, where the paper and its released code differ and the plan follows one of them (man ucl-run):
+# VARIANT, where the paper and its released code differ and the plan follows one of them (man ucl-methods):
 #   paper      the sum over pairs in the loss, small clusters cut too, clean images clustered
 #   released   in the first half of a round a cluster of fewer than 2 ends purification, later half of a cluster is kept at most,
 #              two views in every round
@@ -49,40 +49,51 @@ configure() { # kind clusters: sets method and settings
     esac
 }
 
+begin() { # directory method seed options: make the run directory, or refuse other settings of one that is there
+    local dir=$1 name=$2 seed=$3 code=0
+    shift 3
+    # shellcheck disable=SC2086
+    if [ -e "$dir/ucl.toml" ]; then
+        ucl run "$name" "${train[@]}" -o "$dir" --dry-run --seed "$seed" --precision "$PRECISION" --set init.backbone="$BACKBONE" \
+            "${settings[@]}" "$@" $SETTINGS </dev/null >/dev/null || code=$?
+        [ "$code" -eq 0 ] || [ "$code" -eq 76 ] || exit "$code"
+    else
+        ucl init "$name" "${train[@]}" -o "$dir" --seed "$seed" --precision "$PRECISION" --set init.backbone="$BACKBONE" \
+            "${settings[@]}" "$@" $SETTINGS </dev/null
+    fi
+}
+
+epoch_of() { # directory
+    ucl status "$1" --json </dev/null | python -c 'import json, sys; print(json.load(sys.stdin)["epoch"])'
+}
+
 walk() { # row seed rounds: by method and settings, measured at the end of every round
-    local dir=$OUT/${1//:/-}-$2 epochs code
+    local dir=$OUT/${1//:/-}-$2 epoch code
+    begin "$dir" "$method" "$2" --set "$method.epochs=$EPOCHS" --set "$method.rounds=$3"
     while true; do
-        epochs=0
-        [ ! -e "$dir/ucl.toml" ] || epochs=$(ucl status "$dir" --json </dev/null | python -c 'import json, sys; print(json.load(sys.stdin)["epoch"])')
-        if [ "$epochs" -gt 0 ] && [ $((epochs % EPOCHS)) -eq 0 ]; then
-            measure "$dir" $((epochs / EPOCHS - 1)) projection
+        epoch=$(epoch_of "$dir")
+        if [ "$epoch" -gt 0 ] && [ $((epoch % EPOCHS)) -eq 0 ]; then
+            measure "$dir" $((epoch / EPOCHS - 1)) projection
         fi
+        [ "$epoch" -lt $((EPOCHS * $3)) ] || return 0
         code=0
-        # shellcheck disable=SC2086
-        ucl run "$method" "${train[@]}" -o "$dir" --limit $((EPOCHS - epochs % EPOCHS)) --seed "$2" --precision "$PRECISION" \
-            --set init.backbone="$BACKBONE" --set "$method.epochs=$EPOCHS" --set "$method.rounds=$3" "${settings[@]}" $SETTINGS </dev/null || code=$?
-        [ "$code" -ne 76 ] || return 0 # the plan is done
+        ucl run -o "$dir" --limit $((EPOCHS - epoch % EPOCHS)) </dev/null >&2 || code=$?
         [ "$code" -eq 0 ] || exit "$code"
     done
 }
 
 untrained() { # row seed
-    local dir=$OUT/$1-$2
-    # shellcheck disable=SC2086
-    [ -e "$dir/ucl.toml" ] || ucl init ir "${train[@]}" -o "$dir" --seed "$2" --precision "$PRECISION" --set init.backbone="$BACKBONE" \
-        "${settings[@]}" $SETTINGS </dev/null
-    measure "$dir" 0 projection
+    begin "$OUT/$1-$2" ir "$2"
+    measure "$OUT/$1-$2" 0 projection
 }
 
 supervised() { # row seed: the true classes as labels, one classifier throughout; views, optimizer and learning rate as in the other rows
     local dir=$OUT/$1-$2 epoch lr
-    # shellcheck disable=SC2086
-    [ -e "$dir/ucl.toml" ] || ucl init deepcluster "${train[@]}" -o "$dir" --epochs "$EPOCHS" --seed "$2" --precision "$PRECISION" \
-        --set init.backbone="$BACKBONE" --set train-epoch.head=kept --set train-epoch.head_momentum=0.9 --set train-epoch.sampler=shuffle \
-        --set train-epoch.batch=128 --set train-epoch.weight_decay=5e-4 --set train-epoch.crop_scale=0.2,1 --set train-epoch.hue=0.4 \
-        --set train-epoch.jitter_p=1 "${settings[@]}" $SETTINGS </dev/null
+    begin "$dir" deepcluster "$2" --epochs "$EPOCHS" --set train-epoch.head=kept --set train-epoch.head_momentum=0.9 \
+        --set train-epoch.sampler=shuffle --set train-epoch.batch=128 --set train-epoch.weight_decay=5e-4 --set train-epoch.crop_scale=0.2,1 \
+        --set train-epoch.hue=0.4 --set train-epoch.jitter_p=1
     until ucl status "$dir" --done </dev/null; do
-        epoch=$(ucl status "$dir" --json </dev/null | python -c 'import json, sys; print(json.load(sys.stdin)["epoch"])')
+        epoch=$(epoch_of "$dir")
         lr=$(awk "BEGIN { done = $epoch / $EPOCHS + 1e-9; print (done < 0.6 ? 0.03 : done < 0.8 ? 0.003 : 0.0003) }")
         (
             cd "$dir"

@@ -21,7 +21,7 @@ from ucl.cli import COMMANDS, build
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SCRIPTS = sorted((ROOT / "examples").glob("*.sh"))
+SCRIPTS = sorted([*(ROOT / "examples").rglob("*.sh"), *(ROOT / "examples").rglob("*.bash")])
 BEFORE = {"until", "while", "if", "elif", "then", "else", "do", "!", "{", "time", "exec", "srun", "[", "&&", "||"}
 """Words after which a command may begin."""
 
@@ -47,6 +47,7 @@ def words_of(script: str) -> list[str]:
     script = re.sub(r"^\s*#.*$|(?<=\s)#\s.*$", "", script, flags=re.MULTILINE)
     script = re.sub(r"\$\(\([^)]*\)\)", "1", script)
     script = re.sub(r'"?\$\(', " ( ", script).replace(')"', " ) ")
+    script = re.sub(r'"\$(?:@|\{\w+\[@\]\})"', "", script)
     script = re.sub(r'"([^"\n]*)\$(?:\{[^}]*\}|\w+)([^"\n]*)"', r'"\g<1>1\2"', script)
     script = re.sub(r"(?<=[\w/=])\$(?:\{[^}]*\}|\w+)", "1", script)
     script = re.sub(r"\$(?:\{[^}]*\}|\w+|\?)", "", script)
@@ -109,7 +110,7 @@ SPANS = re.findall(r"`(ucl [^`\n]*)`", README)
 def test_the_finder_finds() -> None:
     script = """set -e
 until ucl status --done; do   # until ucl nothing
-    ucl extract "$X" $MORE | tee a.h5 | ucl cluster -k $((K / 5)) > out.h5 || exit
+    ucl extract "$X" $MORE "${all[@]}" "$@" | tee a.h5 | ucl cluster -k $((K / 5)) > out.h5 || exit
 done
 [ -e "$OUT/x" ] || UCL_DEBUG=1 ucl init "$M" photos/ -o "$OUT" --seed "$2" </dev/null
 [ "$(ucl digest < a.h5)" = "$(ucl digest < b.h5)" ]
@@ -161,8 +162,9 @@ def test_pages_that_the_readme_names_exist() -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
 def test_command_lines_of_the_scripts_parse(path: Path) -> None:
-    found = list(command_lines(path.read_text(encoding="utf-8")))
-    assert found
+    text = path.read_text(encoding="utf-8")
+    found = list(command_lines(text))
+    assert found or "\nsource " in text
     for line in found:
         parse(line)
 

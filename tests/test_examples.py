@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,41 @@ PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 def bash(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], cwd=cwd, env={**ENV, "PATH": PATH, **env}, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, check=False)
+
+
+def classes(folder: Path, **parts: int) -> None:
+    """Folders such as train/class0 with so many small JPEG files each, darker and lighter ones."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part, n in parts.items():
+        for c in range(3):
+            (folder / part / f"class{c}").mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(c * 60, c * 60 + 100, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / part / f"class{c}" / f"{i:04d}.jpg")
+
+
+def release(folder: Path) -> Path:
+    """A small release of CIFAR-10: 200 training and 40 test images."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        truth = np.arange(40, dtype=np.uint8) % 10
+        pixels = (truth[:, None] * 20 + rng.integers(0, 60, (40, 3072))).astype(np.uint8)
+        (folder / name).write_bytes(np.concatenate([truth[:, None], pixels], 1).tobytes())
+    (folder / "batches.meta.txt").write_text("airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n")
+    return folder
+
+
+def birds(folder: Path) -> Path:
+    """A small CUB-200-2011: three classes, a split file of its own."""
+    classes(folder, images=12)
+    paths = sorted(str(path.relative_to(folder / "images")) for path in (folder / "images").rglob("*.jpg"))
+    for name, values in (("images", paths), ("train_test_split", [int(i % 4 > 0) for i in range(36)]),
+                         ("image_class_labels", [int(path[5]) + 1 for path in paths]), ("classes", [f"class{c}" for c in range(3)])):
+        (folder / f"{name}.txt").write_text("".join(f"{i + 1} {value}\n" for i, value in enumerate(values)))
+    return folder
 
 
 def test_the_loop(tmp_path: Path) -> None:
@@ -69,15 +105,7 @@ def test_tee_and_foreign_readers(tmp_path: Path) -> None:
 
 
 def test_the_small_cifar_experiment_on_toy_data(tmp_path: Path) -> None:
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 40), ("test", 10)):
-        for c in range(3):
-            folder = tmp_path / "cifar" / part / f"class{c}"
-            folder.mkdir(parents=True)
-            for i in range(n):
-                Image.fromarray(rng.integers(c * 60, c * 60 + 100, (32, 32, 3)).astype(np.uint8)).save(folder / f"{i:04d}.jpg")
+    classes(tmp_path / "cifar", train=40, test=10)
     done = bash(str(EXAMPLES / "cifar10-small.sh"), tmp_path, CIFAR=str(tmp_path / "cifar"), OUT=str(tmp_path / "out"), EPOCHS="1", SEEDS="0",
                 PER_CLASS="40", SETTINGS="--set cluster.k=4 --set cluster.pca=8", JOBS="1", METHODS="deepcluster")
     assert done.returncode == 0, done.stderr
@@ -86,14 +114,7 @@ def test_the_small_cifar_experiment_on_toy_data(tmp_path: Path) -> None:
 
 def test_cifar10(tmp_path: Path) -> None:
     """examples/cifar10.sh on a small release of its own; started again it only measures."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "cifar-10-batches-bin"
-    folder.mkdir()
-    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
-        truth = np.arange(40, dtype=np.uint8) % 10
-        pixels = (truth[:, None] * 20 + rng.integers(0, 60, (40, 3072))).astype(np.uint8)
-        (folder / name).write_bytes(np.concatenate([truth[:, None], pixels], 1).tobytes())
-    (folder / "batches.meta.txt").write_text("airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n")
+    folder = release(tmp_path / "cifar-10-batches-bin")
     env = {"CIFAR": str(folder), "OUT": str(tmp_path / "run"), "BACKBONE": "convnet", "EPOCHS": "1", "SETTINGS": "--set cluster.k=8 -j 1"}
     for _ in range(2):
         done = bash(str(EXAMPLES / "cifar10.sh"), tmp_path, **env)
@@ -118,3 +139,76 @@ def test_imagenet(tmp_path: Path) -> None:
     done = bash(str(EXAMPLES / "imagenet-deepcluster.sh"), tmp_path, **env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("linear_top1") == 3
+
+
+def test_the_loop_of_pcp(tmp_path: Path) -> None:
+    """examples/pcp.sh on digits equals `ucl run`; started again it only measures; photos of one's own with a test set, and without classes."""
+    env = {"OUT": str(tmp_path / "loop"), "INIT": "--epochs 3 --keep all -j 1"}
+    for _ in range(2):
+        done = bash(str(EXAMPLES / "pcp.sh"), tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        for wanted in ("epoch 3 of 3, done", "knn_top1", "purity_raw", "purity_kept"):
+            assert wanted in done.stdout
+    straight = make(tmp_path / "straight", epochs=3, method="pcp")
+    ucl("run", cwd=straight)
+    assert digests(tmp_path / "loop") == digests(straight)
+
+    classes(tmp_path / "my photos", train=20, test=6)
+    env = {"IMAGES": "my photos/train", "TEST": "my photos/test", "OUT": str(tmp_path / "photos"), "NEIGHBORS": "3",
+           "INIT": "--epochs 2 --set pcp.final_k=3 -j 1"}
+    done = bash(str(EXAMPLES / "pcp.sh"), tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("knn_top1") == 2
+    for i, path in enumerate(sorted((tmp_path / "my photos" / "train").rglob("*.jpg"))):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "flat" / f"{i}.jpg")
+    done = bash(str(EXAMPLES / "pcp.sh"), tmp_path, **{**env, "IMAGES": "flat", "TEST": "", "OUT": str(tmp_path / "bare")})
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2 of 2, done" in done.stdout
+    assert "knn_top1" not in done.stdout
+    assert "class" in done.stderr
+
+
+def test_the_small_pcp_experiment_on_toy_data(tmp_path: Path) -> None:
+    classes(tmp_path / "cifar", train=25, test=5)
+    done = bash(str(EXAMPLES / "pcp-small.sh"), tmp_path, CIFAR=str(tmp_path / "cifar"), OUT=str(tmp_path / "out"), EPOCHS="4", SEEDS="0", EVERY="2",
+                PER_CLASS="25", ROWS="ir dc:4 pcp")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/knn.json")) == ["dc-k4-0", "ir-0", "pcp-0"]
+    assert len((tmp_path / "out" / "pcp-0" / "clusters.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("script", "rows", "rounds", "env"), [
+    ("components", ["dc", "cps"], 1, {"FINAL_K": "3", "JOBS": "2"}),
+    ("gamma", ["cps:0.95"], 1, {"FINAL_K": "3"}),
+    ("clusters", ["pcp:4"], 1, {"VARIANT": "released"}),
+    ("rounds", ["and:2", "pcp"], 2, {"ROUNDS": "2", "FINAL_K": "3", "JOBS": "2"}),
+    ("methods", ["random", "supervised", "is"], 1, {"CIFAR": "release"}),
+    ("alexnet", ["dc", "supervised"], 1, {"CIFAR": "release", "FINAL_K": "3", "VARIANT": "paper"}),
+    ("imagenet100", ["pcp"], 1, {"FINAL_K": "3"}),
+    ("cub", ["random", "pcp"], 1, {"FINAL_K": "3"}),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_reproduction(script: str, rows: list[str], rounds: int, env: dict[str, str], tmp_path: Path) -> None:
+    """examples/reproduce on something small: a table with a line for each row and round."""
+    if env.get("CIFAR"):
+        env = {**env, "CIFAR": str(release(tmp_path / "cifar-10-batches-bin"))}
+    else:
+        classes(tmp_path / "cifar", train=20, test=6, val=6)
+        (tmp_path / "classes.txt").write_text("class0\nclass2\n")
+        env = {**env, "CIFAR": str(tmp_path / "cifar"), "IMAGENET": str(tmp_path / "cifar"), "CLASSES": str(tmp_path / "classes.txt")}
+    env |= {"CUB": str(birds(tmp_path / "CUB_200_2011")), "BACKBONE": "convnet", "EPOCHS": "2", "NEIGHBORS": "5", "SETTINGS": "-j 1 -q",
+            "ROWS": " ".join(rows), "OUT": str(tmp_path / "out")}
+    path = str(EXAMPLES / "reproduce" / f"pcp-{script}.sh")
+    done = bash(path, tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [cells[:3] for cells in found] == [(row, "0", str(number)) for row in rows for number in range(rounds)]
+    assert all(re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", cells[3]) for cells in found)
+    assert all(bool(cells[4]) == (script in ("alexnet", "imagenet100")) for cells in found)
+    if script in ("components", "methods"):  # again: nothing but the table; other settings: refused
+        again = bash(path, tmp_path, **env)
+        assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
+        alone = bash(f"{path} {rows[-1]} 0", tmp_path, **env)  # one row by itself
+        assert alone.returncode == 0, alone.stderr
+        refused = bash(path, tmp_path, **{**env, "SETTINGS": "--set train-epoch.tau=0.2", "ROWS": rows[-1]})
+        assert refused.returncode == 2, refused.stderr

@@ -42,11 +42,11 @@ one() { # row seed
     while [ "$done" -eq 0 ]; do
         ucl run -q --limit "$EVERY" </dev/null
         ucl status --done && done=1
-        [ "$row" = ir ] || ucl evaluate clusters --json </dev/null >> clusters.jsonl
+        [ "$row" = ir ] || ucl evaluate clusters --json </dev/null >> clusters.jsonl || [ $? -eq 65 ]  # at first no image has a label
     done
     ucl extract --model model.h5 --layer projection -o train.h5 -f -q
     ucl extract "$CIFAR/test" --model model.h5 --layer projection -o test.h5 -f -q
-    ucl evaluate knn train.h5 --test test.h5 -k $((PER_CLASS / 25)) --json > knn.json
+    ucl evaluate knn train.h5 --test test.h5 -k $((PER_CLASS / 25 + (PER_CLASS < 25))) -o knn.h5 -f --json > knn.json
 }
 export -f one row_settings
 export OUT CIFAR EPOCHS SETTINGS PER_CLASS EVERY list

@@ -2,8 +2,8 @@
 
 Each image is its own cluster at first; then there are fewer clusters from epoch to epoch, on a log-linear line.  Members far from
 their cluster's mean, and later members that past epochs did not see beside the anchor, are told from all others alone; the rest are
-told from all others as a cluster, by a memory of past embeddings.  In the first round two more views of each image are told from
-the rest of their batch (IS).  As a shell loop:
+told from all others as a cluster, by a memory of past embeddings.  In the first round that view and another of each image are
+told from the rest of their batch (IS).  As a shell loop:
 
     until ucl status --done; do ucl extract | ucl cluster | ucl purify | ucl train-epoch || exit; done
 

@@ -63,13 +63,13 @@ class Instance:
         stored = model.memory.get(BANK)
         if stored is None:
             return Bank.fresh(self.ok, dim, Key(self.key.seed, stage="init"), device)
+        if stored.shape != (len(self.ok), dim):
+            raise DataError(f"checkpoint: /memory/{BANK}: shape {stored.shape}, expected {(len(self.ok), dim)}: images x dimensions",
+                            "go on from a checkpoint of these images")
         whose = model.config.get(MEMORY, {}).get("images", self.images)
         if whose != self.images:
             raise DataError(f"checkpoint: /memory/{BANK}: of another image list: found {whose}, expected {self.images}",
                             "go on from a checkpoint of these images, or ucl export and ucl import the weights alone")
-        if stored.shape != (len(self.ok), dim):
-            raise DataError(f"checkpoint: /memory/{BANK}: shape {stored.shape}, expected {(len(self.ok), dim)}: images x dimensions",
-                            "go on from a checkpoint of these images")
         return Bank.of(stored, self.ok, device)
 
     def _sets(self, model: Checkpoint, labels: Labels | None, *, midway: bool) -> mixed.Sets | Neighbourhoods:

@@ -5,8 +5,9 @@ from fractions import Fraction
 
 import pytest
 
+from ucl.context import Context
 from ucl.errors import UsageError
-from ucl.methods.pcp import cluster_count, pull_back_from, purification, warm_up_weight
+from ucl.methods.pcp import METHOD, cluster_count, pull_back_from, purification, warm_up_weight
 from ucl.methods.rounds import learning_rate
 from ucl.settings import PcpSettings, PurifySettings
 
@@ -34,6 +35,22 @@ def test_the_count_is_the_exact_floor() -> None:
         for t in range(0, 60, 1):
             k = cluster_count(t, images, 1, epochs=60)
             assert k**60 <= images ** (60 - t) < (k + 1) ** 60, (images, t)
+
+
+def test_the_other_counts_have_names() -> None:
+    """The released code's 49,999 clusters of 50,000 images, its N - 5 of ImageNet-100, and the paper's epochs from 1."""
+    context = Context("pcp", images=50_000, size=32)
+
+    def counts(*epochs: int, **settings: str) -> list[int]:
+        overrides = {f"pcp.{name}": value for name, value in settings.items()}
+        steps = [list(METHOD.steps(replace(context, epoch=e, overrides=overrides))) for e in epochs]
+        return [turn[1].settings.as_dict()["k"] for turn in steps]
+
+    assert counts(0, 1, 40) == [50_000, 47_366, 5743]
+    assert counts(0, 1, 40, first_k="49999") == [49_999, int(49_999 ** 0.995), int(49_999 ** 0.8)]
+    assert counts(0, first_k="49995") == [49_995]
+    assert counts(0, 39, count_from="1") == [47_366, 5743]
+    assert counts(0, first_k="60000") == [50_000]
 
 
 def test_counts_stay_between_the_floor_and_the_images() -> None:

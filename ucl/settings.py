@@ -461,6 +461,10 @@ class PcpSettings(RoundSettings):
     rounds: int = option(1, "rounds; network, optimizer, memory and history go on, the learning rate starts again", low=1,
                          source="PCP, table IV: 1, and 5 for the last column")
     final_k: int = option(0, "clusters the schedule ends with; 0 = 2 % of the images", low=0, source="PCP: 1000 of 50,000; 100 in tables I and II")
+    first_k: int = option(0, "clusters the schedule falls from; 0 = as many as usable images", low=0,
+                          source="PCP: N; its released code: by rounding N - 1, for ImageNet-100 N - 5")
+    count_from: int = option(0, "number of the first epoch in the schedule of clusters: 0 or 1", low=0, high=1,
+                             source="PCP, released code: 0; the paper: 1")
     warm_up: str = option("first", "rounds with the branch of two views: first, all or none", choices=("first", "all", "none"),
                           source="PCP, the paper: first; its released code: all")
     warm_up_start: float = option(0.8, "weight of the two views' loss at the start", low=0, high=1, source="PCP, released code")

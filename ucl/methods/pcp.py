@@ -46,7 +46,8 @@ def steps(context: Context) -> Iterator[Step]:
     extract = ExtractSettings(views=settings.views, final_relu=True, layer="projection" if rounds.projected(context) else "")
     if settings.views == "train":
         extract = extract.override(rounds.views_of(context, train))
-    k = max(2, cluster_count(epoch, context.images, settings.final_k, epochs=settings.epochs, round_=number))
+    k = max(2, cluster_count(epoch + settings.count_from, context.images, settings.final_k, epochs=settings.epochs, round_=number,
+                             first_k=settings.first_k))
     yield Step("extract", extract, reads=("images", "model"), writes=("features",))
     yield Step("cluster", ClusterSettings(k=k, pca=0, history=settings.vote_history + 1), reads=("features", "previous"), writes=("labels",))
     yield Step("purify", purification(epoch, settings, round_=number), reads=("labels",), writes=("labels",))
@@ -79,8 +80,8 @@ def advice(context: Context) -> Iterator[str]:
                f"{int(settings.all_sizes_from * settings.epochs + 1 - ROUNDING) + settings.vote_history + 1} on, after the plan's end")
 
 
-def cluster_count(epoch: int, images: int, final_k: int, *, epochs: int = 200, round_: int = 0) -> int:
-    """Clusters of an epoch: N at first, then fewer on a log-linear line, never below ``final_k`` (equation 1), nor above N.
+def cluster_count(epoch: int, images: int, final_k: int, *, epochs: int = 200, round_: int = 0, first_k: int = 0) -> int:
+    """Clusters of an epoch: N, or ``first_k``, at first, then fewer on a log-linear line, never below ``final_k`` (equation 1), nor above N.
 
     Later rounds have ``final_k`` throughout.
 
@@ -89,7 +90,7 @@ def cluster_count(epoch: int, images: int, final_k: int, *, epochs: int = 200, r
     """
     if round_ > 0:
         return min(images, final_k)
-    return min(images, max(final_k, int(images ** max(0.0, 1 - epoch / epochs) + ROUNDING)))
+    return min(images, max(final_k, int((first_k or images) ** max(0.0, 1 - epoch / epochs) + ROUNDING)))
 
 
 def warm_up_weight(epoch: int, settings: PcpSettings, *, round_: int = 0) -> float:

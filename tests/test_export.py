@@ -288,3 +288,22 @@ def test_onnx_without_a_head() -> None:
     with torch.no_grad():
         wanted = models.restore(model).eval()(x)
     np.testing.assert_allclose(session.run(None, {"images": x.numpy()})[0], wanted.numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_projection_is_an_output_of_its_own() -> None:
+    """Unit rows, as `extract --layer projection` gives them; files of tensors alone leave it out and say so."""
+    model = checkpoint("convnet", k=0, size=24)
+    linear = models.new_projection(256, 8, Key(1))
+    model.model |= {f"projection.{k}": v for k, v in models.to_arrays(linear).items()}
+    model.config["projection"] = 8
+    sink = io.BytesIO()
+    export.write_onnx(model, None, sink)
+    session = onnxruntime.InferenceSession(sink.getvalue(), providers=["CPUExecutionProvider"])
+    assert [o.name for o in session.get_outputs()] == ["features", "embedding"]
+    x = views(3, 24)
+    with torch.no_grad():
+        wanted = nn.functional.normalize(linear(models.restore(model).eval()(x)), dim=1)
+    np.testing.assert_allclose(session.run(None, {"images": x.numpy()})[1], wanted.numpy(), rtol=0, atol=1e-4)
+    made = export.state_dict(model, Names("convnet", ""), "ucl", None)
+    assert not [k for k in made.state if "projection" in k]
+    assert "the projection is left out" in made.remark

@@ -67,7 +67,10 @@ def state_dict(model: Checkpoint, names: Names, layout: str, head: bool | None) 
         raise UsageError(f"--layout {layout}: the last layer of {names.backbone} is not linear with a bias, as the head is",
                          "--no-head, or --layout ucl")
     tensors = {k: v for k, v in model.model.items() if k.startswith("backbone.") or (along and k in HEAD)}
-    return StateDict(encode(names, layout, tensors), layout, names.remark(layout))
+    remark = names.remark(layout)
+    if "projection.weight" in model.model:
+        remark = "; ".join(part for part in (remark, "the projection is left out, an .onnx file has it as embedding") if part)
+    return StateDict(encode(names, layout, tensors), layout, remark)
 
 
 def write_torch(made: StateDict, model: Checkpoint, sink: IO[bytes]) -> None:
@@ -94,7 +97,8 @@ def write_safetensors(made: StateDict, model: Checkpoint, sink: IO[bytes]) -> No
 
 
 def write_onnx(model: Checkpoint, head: bool | None, sink: IO[bytes]) -> None:
-    """A graph from normalised images (B, 3, S, S) float32, any B, to ``features`` (B, D) and, with a head, ``logits`` (B, K).
+    """A graph from normalised images (B, 3, S, S) float32, any B, to ``features`` (B, D) and, with a head, ``logits`` (B, K), and, with a
+    projection, ``embedding`` (B, P) of unit length.
 
     The network is in evaluation mode.  The features are those the head sees, after the network's final ReLU.
 
@@ -109,7 +113,7 @@ def write_onnx(model: Checkpoint, head: bool | None, sink: IO[bytes]) -> None:
     along = wants_head(model, head)
     network = _network(model, head=along)
     size = int(model.config["size"])
-    outputs = ["features", "logits"] if along else ["features"]
+    outputs = ["features", *(["logits"] if along else []), *(["embedding"] if "projection.weight" in model.model else [])]
     program = torch.onnx.export(network, (torch.zeros(2, 3, size, size),), None, dynamo=True, verbose=False, opset_version=OPSET,
                                 input_names=["images"], output_names=outputs, dynamic_shapes=({0: torch.export.Dim("batch")},))
     assert program is not None
@@ -122,8 +126,9 @@ def write_onnx(model: Checkpoint, head: bool | None, sink: IO[bytes]) -> None:
 
 
 def _network(model: Checkpoint, *, head: bool) -> torch.nn.Module:
-    """Images to features, or to (features, logits), in evaluation mode on the CPU."""
+    """Images to features, and to logits and embedding where they are, in evaluation mode on the CPU."""
     from torch import nn
+    from torch.nn import functional
 
     from ucl import models
 
@@ -137,9 +142,13 @@ def _network(model: Checkpoint, *, head: bool) -> torch.nn.Module:
                 stored = models.part(model, "head.")
                 self.head = nn.utils.skip_init(nn.Linear, stored["weight"].shape[1], len(stored["weight"]))  # type: ignore[no-untyped-call]
                 models.from_arrays(self.head, stored)
+            self.projection = models.projection(model, int(body.feature_dim))
 
         def forward(self, images: torch.Tensor) -> Any:
             features = self.body(images)
-            return (features, self.head(features)) if head else features
+            found = (features, *([self.head(features)] if head else []))
+            if self.projection is not None:
+                found += (functional.normalize(self.projection(features), dim=1),)
+            return found if len(found) > 1 else features
 
     return Exported().eval()

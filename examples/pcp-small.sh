@@ -6,7 +6,8 @@
 # Hardware:  1 CPU core a run, JOBS=2 runs at a time; 7 minutes a run, 15 for pcp
 # Expect:    see examples/RESULTS.md
 #
-# ROWS are names of configurations, with an optional final number of clusters behind a colon, as dc:10.
+# ROWS are names of configurations, with an optional final number of clusters behind a colon, as dc:10, and a plus where two views
+# in the batch are to be added, as dc+ (cps+ is pcp).
 set -euo pipefail
 : "${CIFAR:?the folder that holds train and test}" "${OUT:=runs/pcp-small}" "${EPOCHS:=60}" "${SEEDS:=0 1 2}" "${JOBS:=2}"
 : "${ROWS:=ir dc pc cpr cps pcp}" "${PER_CLASS:=500}" "${SETTINGS:=}" "${EVERY:=5}"
@@ -18,14 +19,15 @@ for class in "$CIFAR"/train/*/; do
 done | sed "s|^$CIFAR/train/||" > "$list"
 
 row_settings() { # row clusters: what is set by hand
-    local plain="--set pcp.keep_nearest=1 --set pcp.votes=false --set pcp.warm_up=none" k="--set pcp.final_k=$2"
-    case $1 in
-    ir) ;;                                                          # each image its own class
-    dc) echo "$k $plain --set cluster.k=$2" ;;                      # as many clusters from the first epoch to the last
-    pc) echo "$k $plain" ;;                                         # ever fewer clusters
-    cpr) echo "$k --set pcp.votes=false --set pcp.warm_up=none" ;;  # the half near the mean
-    cps) echo "$k --set pcp.warm_up=none" ;;                        # and votes
-    pcp) echo "$k" ;;                                               # and two views in the batch
+    local plain="--set pcp.keep_nearest=1 --set pcp.votes=false" views="--set pcp.warm_up=none" k="--set pcp.final_k=$2"
+    [ "${1%+}" = "$1" ] || views=                       # with a plus: two views in the batch, as in pcp
+    case ${1%+} in
+    ir | is) ;;                                         # each image its own class; two views alone
+    dc) echo "$k $plain $views --set cluster.k=$2" ;;   # as many clusters from the first epoch to the last
+    pc) echo "$k $plain $views" ;;                      # ever fewer clusters
+    cpr) echo "$k --set pcp.votes=false $views" ;;      # the half near the mean
+    cps) echo "$k $views" ;;                            # and votes
+    pcp) echo "$k" ;;                                   # and two views in the batch
     *) echo "pcp-small.sh: error: row $1: found no such row" >&2; return 64 ;;
     esac
 }
@@ -33,7 +35,7 @@ row_settings() { # row clusters: what is set by hand
 one() { # row seed
     local row=${1%%:*} k=$((PER_CLASS / 5)) dir=$OUT/${1/:/-k}-$2 done=0 method=pcp settings
     [ "$row" = "$1" ] || k=${1#*:}
-    [ "$row" != ir ] || method=ir
+    case $row in ir | is) method=$row ;; esac
     settings=$(row_settings "$row" "$k")
     # shellcheck disable=SC2086  # several words each
     [ -e "$dir/ucl.toml" ] ||
@@ -42,7 +44,7 @@ one() { # row seed
     while [ "$done" -eq 0 ]; do
         ucl run -q --limit "$EVERY" </dev/null
         ucl status --done && done=1
-        [ "$row" = ir ] || ucl evaluate clusters --json </dev/null >> clusters.jsonl || [ $? -eq 65 ]  # at first no image has a label
+        [ "$method" != pcp ] || ucl evaluate clusters --json </dev/null >> clusters.jsonl || [ $? -eq 65 ]  # at first no image has a label
     done
     ucl extract --model model.h5 --layer projection -o train.h5 -f -q
     ucl extract "$CIFAR/test" --model model.h5 --layer projection -o test.h5 -f -q

@@ -48,7 +48,8 @@ class OdcSettings(Settings):
     repair: str = option("loop", "loop: repair until no cluster is small; once: in a single pass, which may leave some", choices=("loop", "once"),
                          source="ODC: loop; its released code: once")
     repair_every: int = option(1, "iterations between two repairs", low=1, source="ODC, released code: 1")
-    replacement: bool = option(True, "draw an epoch's images with replacement, instead of each once", source="ODC, released code; the paper is silent")
+    replacement: bool = option(True, "draw an epoch's images with replacement, instead of each once",
+                               source="ODC, released code; the paper is silent")
 
 
 def settled(settings: OdcSettings, images: int, k: int, size: int) -> OdcSettings:
@@ -85,7 +86,8 @@ def advice(settings: OdcSettings, images: int, k: int, size: int) -> Iterator[st
     k = k or default_k(images)
     least = settled(settings, images, k, size).least
     if not check_least(images, k, least):
-        yield f"clusters of fewer than {least} members may remain: {images} images in {k} clusters leave room for {images // k // 2}, half the mean size"
+        yield (f"clusters of fewer than {least} members may remain: what is certain for {images} images in {k} clusters is "
+               f"{images // k // 2}, half the mean size")
 
 
 def epochs(size: int, *, fine_tuning: bool = False, digits: bool = False) -> int:

@@ -51,8 +51,8 @@ def two_means(x: torch.Tensor, key: Key, operation: str) -> tuple[NDArray[np.boo
         key, operation: name the draws.
 
     Returns:
-        (n,) bool, who is on the second side (all False where the rows are equal), and (n,) float32, where each row lies on the
-        axis between the means.
+        (n,) bool, who is not on the first row's side (nobody where the rows are equal), and (n,) float32, where each row lies on
+        the axis between the means.
     """
     import torch
 
@@ -77,7 +77,8 @@ def two_means(x: torch.Tensor, key: Key, operation: str) -> tuple[NDArray[np.boo
     rest = (total - sums).double().square().sum(1) / (n - count).clamp_min(1)
     between = sums.double().square().sum(1) / count.clamp_min(1) + rest     # the sum of squares is least where this is largest
     best = int(between.argmax())
-    return side[:, best].cpu().numpy(), along[:, best].cpu().numpy()
+    found, axis_of_it = side[:, best].cpu().numpy(), along[:, best].cpu().numpy()
+    return (~found, -axis_of_it) if found[0] else (found, axis_of_it)
 
 
 def _starts(x: torch.Tensor, key: Key, operation: str) -> tuple[torch.Tensor, torch.Tensor]:

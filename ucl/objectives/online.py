@@ -174,9 +174,9 @@ class Online:
         for start in range(0, len(features), _BLOCK):
             part = slice(start, start + _BLOCK)
             x = np.where(ok[part, None], features[part], np.float32(0))
+            if not np.isfinite(x).all():
+                raise DataError(f"features: row {start + int(np.argmin(np.isfinite(x).all(axis=1)))} is not finite", "a model of finite weights")
             unit[part] = x / (np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))[:, None] + _UNIT_EPS)
-        if not np.isfinite(unit).all():
-            raise DataError(f"features: row {int(np.argmin(np.isfinite(unit).all(axis=1)))} is not finite", "a model of finite weights")
         made = cls(Bank.of(unit, ok, device), Partition(_checked(labels, ok, k, "labels"), k), rules)
         made._repair(1, key.at(stage="init"))
         made.begin_epoch()

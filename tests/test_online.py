@@ -182,6 +182,18 @@ def test_two_means_finds_the_best_split_of_few_rows(seed: int, n: int, d: int) -
     assert objective(side) == pytest.approx(best, rel=1e-4, abs=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 30), st.integers(1, 4))
+def test_everybody_is_nearest_to_the_mean_of_the_own_side(seed: int, n: int, d: int) -> None:
+    """Few rows settle within the iterations, whatever the sides' sizes."""
+    x = np.random.default_rng(seed).standard_normal((n, d)) ** 3
+    side, _ = two_means(torch.from_numpy(x.astype(np.float32)), Key(seed), "a")
+    assert not side[0]
+    assert side.any()
+    to = [((x - x[m].mean(axis=0)) ** 2).sum(axis=1) for m in (~side, side)]
+    assert (np.where(side, to[1] - to[0], to[0] - to[1]) < 1e-3).all()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_two_means_is_as_good_as_scikit_learns(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -525,6 +537,23 @@ def test_a_run_goes_on_from_its_arrays(rules: dict[str, Any]) -> None:
         losses, found = walk(stop)
         assert losses == straight[0]
         assert equal(found, straight[1])
+
+
+def test_which_clusters_changed_is_kept() -> None:
+    """A refresh of changed clusters alone, after a restart between the change and the refresh."""
+    o = made(refresh="changed", refresh_every=2, repair_every=NEVER, momentum=0.0)
+    o._changed[:] = False
+    o.centroid[:] = torch.eye(4, 5) * 0.5
+    first = o.parts.members(0)[:1]
+    o.see(first, torch.eye(5)[1:2])                                            # from cluster 0 to 1
+    o.after_step(KEY)
+    again = Online.of(o.arrays(), np.ones(60, bool), 4, o.rules)
+    for run in (o, again):
+        run.see(o.parts.members(2)[:1], torch.eye(5)[2:3])                     # moves, and stays in 2
+        run.after_step(KEY)
+        assert torch.equal(run.centroid[2:], torch.eye(4, 5)[2:] * 0.5)
+        assert run.centroid.numpy()[:2] == pytest.approx(means(run)[:2], abs=1e-6)
+    assert equal(state(o), state(again))
 
 
 def test_zero_embeddings_and_nan() -> None:

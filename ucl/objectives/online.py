@@ -10,7 +10,8 @@ What an iteration costs, for a batch of B, D dimensions, K clusters of N images:
 on the network's device; beside them O(B D) for memory, labels and sums, O(K) for sizes and weights, and O(K D) at a refresh.  Nothing
 is O(N): sums of the members are kept, in whole numbers (see `_whole`), so that they are exact, the same in whatever order they are
 made, and need no place in a checkpoint.  A repair reads the members of the clusters that it joins and splits, no other images.
-On one busy CPU thread at N = 1,281,167, K = 10,000, B = 512, D = 256, bookkeeping (all but the products) took BOOKKEEPING.
+On one thread of a busy CPU, at N = 1,281,167, K = 10,000, B = 512, D = 256 and 39 % changed labels, all but the products took 6.3 ms an
+iteration (median 3.6, mean with the refreshes), the products 46 ms; means of all N rows take 2.3 s.
 
 Memory: 4 N D + 12 K D + 28 N bytes.
 """
@@ -346,7 +347,7 @@ class Online:
     def _to_means(self, clusters: NDArray[np.int64]) -> None:
         """Centroids of these clusters, none of them empty, become the means of their members."""
         at, size = self._index(clusters), self._index(self.parts.size[clusters])
-        self.centroid[at] = (self._sums[at].double() / (size.double() * 2.0**self._bits)[:, None]).float()
+        self.centroid[at] = self._sums[at].double().div_((size.double() * 2.0**self._bits)[:, None]).float()
 
     def _nearest(self, values: torch.Tensor, without: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Nearest centroid of each row, the first of equal ones, (M, D) -> (M,) int64; none of ``without``."""

@@ -21,8 +21,8 @@ from ucl.keys import Key
 if TYPE_CHECKING:
     import torch
 
-TARGETS, WRITTEN, COLLAPSED = "targets", "next_labels", "collapsed_epochs"
-"""Names in a checkpoint's memory."""
+TARGETS, WRITTEN, COUNTS = "targets", "next_labels", "label_counts"
+"""Names in a checkpoint's memory; the counts are of consecutive collapsed epochs, and of classes split before this one."""
 
 PATIENCE = 5
 """Consecutive epochs of one predicted class that are mended without a warning."""
@@ -149,20 +149,16 @@ class Relabelling:
         Raises:
             DataError: arrays are missing, of another number of images or of more classes.
         """
-        for name in (TARGETS, WRITTEN):
-            found = arrays.get(name)
-            if found is None or found.shape != (n,) or found.dtype != np.int32 or (n and not -1 <= found.min() <= found.max() < k):
-                said = "missing" if found is None else f"{found.dtype} {found.shape}"
-                raise DataError(f"checkpoint: /memory/{name}: {said}, expected int32 ({n},) of -1 to {k - 1}", "use the checkpoint of these images")
-        targets = np.array(arrays[TARGETS])
+        targets, written = stored(arrays, TARGETS, n, k), stored(arrays, WRITTEN, n, k)
         targets.flags.writeable = False
-        state = arrays.get(COLLAPSED, np.zeros(2, np.int64))
-        return cls(k, targets, np.array(arrays[WRITTEN]), int(state[0]), int(state[1]))
+        counts = arrays.get(COUNTS, np.zeros(2, np.int64))
+        return cls(k, targets, written, int(counts[0]), int(counts[1]))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it, settled: two arrays of N integers and two counts."""
+    def arrays(self, *, midway: bool = True) -> dict[str, NDArray[Any]]:
+        """What the next epoch needs, or with ``midway`` the rest of this one: one or two arrays of N integers, and counts; settled."""
         self.settle()
-        return {TARGETS: self.targets.copy(), WRITTEN: self.written.copy(), COLLAPSED: np.array([self.collapsed, self.split], np.int64)}
+        found: dict[str, NDArray[Any]] = {WRITTEN: self.written.copy(), COUNTS: np.array([self.collapsed, self.split], np.int64)}
+        return found | ({TARGETS: self.targets.copy()} if midway else {})
 
     def target(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the loss compares a batch with: (B,) int64."""
@@ -219,3 +215,16 @@ def classes(logits: torch.Tensor) -> torch.Tensor:
 
     logits = logits.detach()
     return torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1).to(torch.int32)
+
+
+def stored(arrays: dict[str, NDArray[Any]], name: str, n: int, k: int) -> NDArray[np.int32]:
+    """One of the arrays of `Relabelling.arrays`, a copy.
+
+    Raises:
+        DataError: it is missing, of another number of images, or of more classes.
+    """
+    found = arrays.get(name)
+    if found is None or found.shape != (n,) or found.dtype != np.int32 or (n and not -1 <= found.min() <= found.max() < k):
+        said = "missing" if found is None else f"{found.dtype} {found.shape}"
+        raise DataError(f"checkpoint: /memory/{name}: {said}, expected int32 ({n},) of -1 to {k - 1}", "use the checkpoint of these images")
+    return np.array(found)

@@ -27,6 +27,10 @@ EPOCHS, SMALL_EPOCHS, DIGITS_EPOCHS = 500, 200, 30
 SMALL_SIDE = 64
 IMAGES_PER_CLASS, FEWEST_CLASSES, MOST_CLASSES = 200, 10, 3000
 
+# By the released rule a class of average size is drawn from with replacement: a third of the labels stay as they are in every epoch.
+# "uniform" would see all images, and move all labels, where classes are equal.
+SAMPLER = "truncated"
+
 # Crop and flip, and nothing else; and the jitter on top.  Up to 64 px SimCLR's recipe for CIFAR: half the strength.
 WEAK: dict[str, Any] = {"jitter_p": 0.0, "grey_p": 0.0}
 STRONG: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "jitter_p": 0.8, "grey_p": 0.2}
@@ -49,6 +53,7 @@ def settled(context: Context) -> UicSettings:
         if not epochs:
             raise UsageError(f"uic.final_share: found {found.final_share:g}, which leaves none of {planned} epochs before the final stage",
                              "a smaller uic.final_share, or uic.epochs")
+        found = dataclasses.replace(found, final_share=(planned - epochs) / epochs)  # no share of whole epochs may meet it exactly
     if not epochs:
         epochs = DIGITS_EPOCHS if context.source == "digits" else SMALL_EPOCHS if context.size <= SMALL_SIDE else EPOCHS
     classes = found.classes or min(MOST_CLASSES, max(FEWEST_CLASSES, context.images // IMAGES_PER_CLASS))
@@ -75,7 +80,7 @@ def learning_rate(epoch: int, settings: UicSettings) -> float:
 
 def training(context: Context, settings: UicSettings) -> RelabelSettings:
     """What an epoch is told: where its labels come from, views, optimizer and learning rate."""
-    base = RelabelSettings(classes=settings.classes, first_labels=settings.first_labels, mlp=settings.mlp, relabel=settings.relabel)
+    base = RelabelSettings(sampler=SAMPLER, classes=settings.classes, first_labels=settings.first_labels, mlp=settings.mlp, relabel=settings.relabel)
     made = base.override(_at_hand(context)).override(_views(context, settings))
     made = dataclasses.replace(made, lr=learning_rate(context.epoch, settings))
     if context.epoch < settings.epochs or not final_epochs(settings):

@@ -60,7 +60,7 @@ class SelfLabelled:
         if s.relabel == FIXED and "head.weight" in model.model:
             found = fixed_view_labels(images, model, runtime, batch=s.batch)
         elif labels is not None:
-            found = labels.labels
+            found = labels.labels if labels.weight is None else np.where(labels.weight > 0, labels.labels, np.int32(-1))
         elif WRITTEN in memory:
             found = stored(memory, WRITTEN, n, self.k)
         elif s.relabel == NONE:

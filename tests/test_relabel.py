@@ -506,6 +506,7 @@ def test_two_epochs_of_training(images: ImageList, model: Checkpoint, monkeypatc
                 after[row] = int(np.argmax(each))
         assert np.array_equal(seen.handed_on(), after)
         assert np.array_equal(model.memory[WRITTEN], after)
+        assert all(array.size <= N for array in model.memory.values())        # U9
         if number:
             assert same(seen.start, kept)                                     # U6: where the last epoch left it
         kept = {name: v for name, v in model.model.items() if name.startswith(("head.", "mlp."))}

@@ -358,15 +358,25 @@ def test_labels_by_a_head_are_torchs(width: int) -> None:
 
 
 def test_how_rows_come_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of any size, from a generator, in one piece: the same bits, even where two classes are nearly tied."""
+    """Blocks of any size, from a generator, in one piece: the products are of the same rows."""
+    products: list[int] = []
+    logits = Head.logits
+
+    def watched(self: Head, x: np.ndarray) -> np.ndarray:
+        products.append(len(x))
+        return logits(self, x)
+
     monkeypatch.setattr("ucl.argmax._MOST_ROWS", 32)
+    monkeypatch.setattr(Head, "logits", watched)
     model, _ = classifier(16, 7)
     head, rng = Head.of(model), np.random.default_rng(1)
-    x, status = rng.standard_normal((101, 16)).astype(np.float32) * 1e-6, np.zeros(101, np.uint8)
+    x, status = rng.standard_normal((101, 16)).astype(np.float32), np.zeros(101, np.uint8)
     whole = argmax([x], head, status, threads=1)
     for size in (1, 3, 32, 50, 64, 101):
+        products.clear()
         assert np.array_equal(argmax((x[a:a + size] for a in range(0, 101, size)), head, status, threads=1), whole)
-    assert head.rows == 32
+        assert products == [32, 32, 32, 5]
+    assert dataclasses.replace(head, weight=np.zeros((1 << 20, 16), np.float32)).rows == 16
 
 
 def test_a_status_that_changes_as_rows_come_is_seen() -> None:
@@ -492,7 +502,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 @pytest.mark.parametrize("width", [0, 12])
 def test_two_epochs_of_training(images: ImageList, model: Checkpoint, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """U3, U4, U6, U7: targets of a whole epoch are its start's, the next ones are the argmax of the loss's own logits."""
-    y, kept = random_labels(all_ok(N), K, Key(5, stage="init")), {}
+    y, kept, dim = random_labels(all_ok(N), K, Key(5, stage="init")), {}, int(models.restore(model).feature_dim)
     for number in range(2):
         model, seen = epoch(images, model, number=number, mlp=width, monkeypatch=monkeypatch)
         key = Key(5, stage="train-epoch", epoch=number)
@@ -507,7 +517,11 @@ def test_two_epochs_of_training(images: ImageList, model: Checkpoint, monkeypatc
         assert np.array_equal(seen.handed_on(), after)
         assert np.array_equal(model.memory[WRITTEN], after)
         assert all(array.size <= N for array in model.memory.values())        # U9
-        if number:
+        if not number:
+            init = Key(5, stage="init")                                       # drawn once, the first epoch's number has no say
+            parts = ({"mlp": new_mlp(dim, width, init)} if width else {}) | {"head": models.new_head(width or dim, K, init)}
+            assert same(seen.start, {f"{part}.{name}": v for part, module in parts.items() for name, v in models.to_arrays(module).items()})
+        else:
             assert same(seen.start, kept)                                     # U6: where the last epoch left it
         kept = {name: v for name, v in model.model.items() if name.startswith(("head.", "mlp."))}
         assert same(kept, seen.tensors())

@@ -422,6 +422,15 @@ def test_no_anchors_is_instance_recognition(images: ImageList, model: Checkpoint
     assert merged < alone
 
 
+def test_neighbours_are_dropped_with_the_anchors(images: ImageList, model: Checkpoint) -> None:
+    """They belong to the memory they were found in, which has moved; what is of no objective here is carried on."""
+    first = train(images, model, anchors=0.5).model
+    first.memory["mine"] = np.arange(3.0)
+    without = train(images, first, context=dataclasses.replace(CONTEXT, epoch=3)).model
+    assert set(first.memory) - set(without.memory) == {"neighbor"}
+    assert without.memory["mine"].tolist() == [0, 1, 2]
+
+
 def test_more_neighbours_than_images_are_refused(images: ImageList, model: Checkpoint) -> None:
     for listed, n in ((images, N), (with_bad(images, 3), N - 1)):
         with pytest.raises(UsageError, match=f"neighbors: found {n}, wanted fewer than the {n} images that can be used"):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ucl import dist, stop
 from ucl.agreement import collapsed, compare_labelings
-from ucl.artifacts import REMEMBERED, Checkpoint, ImageList, Labels, replace
+from ucl.artifacts import Checkpoint, ImageList, Labels, replace
 from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime, keyed_stream
@@ -181,7 +181,7 @@ class _State:
         self.backbone = models.restore(model).to(device).train()
         self.features = runtime.compiled(self.backbone)
         self.objective = objective(model, int(self.backbone.feature_dim), images, labels, settings, key, runtime, midway=midway is not None)
-        self.carried = {name: v for name, v in model.memory.items() if name not in (LOSSES, REMEMBERED)}
+        self.carried = {name: v for name, v in model.memory.items() if name not in (LOSSES, *self.objective.keeps)}
         width = 1 + len(self.objective.columns)
         self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty((0, width))
         trained = [p for p in self.backbone.parameters() if p.requires_grad]  # not the Sobel filter
@@ -278,7 +278,7 @@ def _loop(state: _State, batches: Batches, rows: NDArray[np.int64], settings: Tr
         at = rows[start:end]
         places = np.arange(start, end)
         made = {view: batches.train(at, places, key, settings, view) for view in sorted({v for joined in state.objective.passes for v in joined})}
-        views = [torch.cat([made[view] for view in joined]) for joined in state.objective.passes]
+        views = [made[joined[0]] if len(joined) == 1 else torch.cat([made[view] for view in joined]) for joined in state.objective.passes]
         with keyed_stream(key, f"dropout/{start}", state.runtime.device):
             losses.append(state.step(views, at, start))
         report("train-epoch", end, len(rows))

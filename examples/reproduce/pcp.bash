@@ -30,18 +30,18 @@ images() { # data: training and test images of a released data set, or of a fold
 
 configure() { # kind clusters: sets method and settings
     settings=()
-    case $1 in
+    case ${1%+} in # a plus: with the two views of pcp
     ir | is | and) method=$1; return ;;
     dc | pc | cpr | cps | pcp) method=pcp settings=(--set "pcp.final_k=$2") ;;
     *) echo "$0: error: found no row $1" >&2; return 64 ;;
     esac
-    case $1 in
+    case ${1%+} in
     dc) settings+=(--set "cluster.k=$2" --set pcp.keep_nearest=1 --set pcp.votes=false) ;; # as many clusters from first to last
     pc) settings+=(--set pcp.keep_nearest=1 --set pcp.votes=false) ;;                      # ever fewer
     cpr) settings+=(--set pcp.votes=false) ;;                                              # the half near the mean
     esac # cps: and votes
-    [ "$1" = pcp ] || settings+=(--set pcp.warm_up=none) # pcp: and two views in the batch
-    case $VARIANT:$1 in
+    case $1 in pcp | *+) ;; *) settings+=(--set pcp.warm_up=none) ;; esac # pcp: and two views in the batch
+    case $VARIANT:${1%+} in
     paper:*) settings+=(--set train-epoch.cluster_loss=pairs --set pcp.views=fixed) ;;&
     paper:cp* | paper:pcp) settings+=(--set pcp.whole_up_to=0) ;;
     released:cp* | released:pcp) settings+=(--set pcp.early_return=true --set pcp.keep_cap=0.5) ;;&

@@ -1,5 +1,6 @@
 """Run directories of ir, is, and and pcp: shell = run, resuming, and what is told where a method makes no labels."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -12,6 +13,9 @@ import pytest
 from cli.harness import Runner, tree
 from cli.test_resume import cut
 from ucl import read
+from ucl.context import Context
+from ucl.methods.method import plan, plan_length
+from ucl.rundir import RunConfig, RunDir
 
 METHODS = ("ir", "is", "and", "pcp")
 SLOW = pytest.mark.slow
@@ -134,6 +138,36 @@ def test_what_the_epochs_of_the_others_are(straight: dict[str, Path]) -> None:
     for method in ("ir", "is", "and"):
         assert not list(straight[method].glob("epochs/*/labels.h5"))
         assert all({"loss", "log_n", "lr", "steps"} <= set(m) and "clusters" not in m for m in metrics(straight[method])[1:])
+
+
+def plans(context: Context) -> list[list[object]]:
+    return [list(plan(dataclasses.replace(context, epoch=epoch))) for epoch in range(plan_length(context))]
+
+
+@pytest.mark.parametrize("words", [
+    ["pcp", "--epochs", 6, "--set", "pcp.final_k=3", "--set", "train-epoch.batch=8", "--set", "evaluate-knn.neighbors=3"],
+    ["deepcluster", "--epochs", 3, "--set", "cluster.k=5", "--set", "init.sobel=true"], ["ir", "--set", "ir.epochs=4"]], ids=lambda words: words[0])
+def test_a_dry_runs_toml_is_the_same_run(ucl: Runner, photos_made: Path, tmp_path: Path, words: list[object]) -> None:
+    """Read back as ucl.toml it gives every epoch's plan, and what is set for verbs beside the plan."""
+    method, *rest = words
+    line = [method, photos_made, "-o", tmp_path / "run", *rest]
+    text = ucl("run", *line, "--dry-run", "--toml", stdout="pipe").text
+    assert ucl("init", *line).code == 0
+    made = RunDir(tmp_path / "run")
+    told = RunConfig.from_toml(text, "toml")
+    context = made.context()
+    assert plans(dataclasses.replace(context, overrides=dict(told.overrides))) == plans(context)
+    assert told.n == made.config.n
+    assert {k: v for k, v in made.config.overrides.items() if k.startswith("evaluate")}.items() <= told.overrides.items()
+
+
+def test_the_projection_is_drawn_as_asked_for(ucl: Runner, photos_made: Path, tmp_path: Path) -> None:
+    for name in ("he", "torch"):
+        assert ucl("init", "ir", photos_made, "-o", tmp_path / name, "--projection", 16, "--set", f"init.projection_init={name}").code == 0
+    he, torch_ = (read(tmp_path / name / "model.h5").model for name in ("he", "torch"))
+    assert float(np.abs(torch_["projection.weight"]).max()) <= 1 / 16 < float(np.abs(he["projection.weight"]).max())
+    assert not he["projection.bias"].any()
+    assert torch_["projection.bias"].any()
 
 
 # epochs one by one outside, resuming
@@ -304,6 +338,10 @@ def test_evaluation_sees_whole_images_of_the_plans_layer(ucl: Runner, straight: 
     assert np.allclose(read(tmp_path / "outside.h5").features, fixed.features, atol=1e-6)
     here, there = (ucl("evaluate", "knn", *file, "--json", cwd=run, stdout="pipe").json for file in ([], [tmp_path / "fixed.h5"]))
     assert here["metrics"] == there["metrics"]
+    alone = copied(straight["ir"], tmp_path / "alone")                    # no step of its plan extracts
+    assert ucl("evaluate", "knn", "-o", "knn.h5", cwd=alone).code == 0
+    chain = [json.loads(entry) for entry in read(alone / "knn.h5").provenance]
+    assert [(step["settings"]["layer"], step["settings"]["views"]) for step in chain if step["verb"] == "extract"] == [("projection", "fixed")]
 
 
 def test_the_dry_run_tells_what_changes(ucl: Runner, straight: dict[str, Path], photos: Path, tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     config = asked.config
     settings = settings_of(config)
     source = "digits" if config.images == "digits" else ""
-    context = Context(config.method, seed=config.seed, images=10**9, size=settings.size, source=source, overrides=config.overrides)
+    uncounted = 10**9  # images: before the list is read only what no number of them would allow is refused
+    context = Context(config.method, seed=config.seed, images=uncounted, size=settings.size, source=source, overrides=config.overrides)
     steps = plan(context)
     plan_length(context)
     device.set_thread_variables(config.threads)

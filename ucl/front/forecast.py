@@ -15,7 +15,7 @@ from ucl.front.listing import listing_of
 from ucl.front.options import flags_of
 from ucl.methods.method import Step, plan, plan_length
 from ucl.rundir import RunConfig, RunDir
-from ucl.settings import METHOD_TABLES, ExtractSettings, InitSettings, PlanSettings, Settings, TrainSettings
+from ucl.settings import METHOD_TABLES, ExtractSettings, InitSettings, Settings, TrainSettings, tables
 
 
 def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) -> list[str]:
@@ -150,18 +150,18 @@ def _toml(config: RunConfig, steps: list[Step], init: InitSettings, differing: C
     lines = [line for line in dataclasses.replace(config, overrides={}).to_toml().splitlines() if not line.startswith("#")]
     by_hand: dict[str, dict[str, str]] = {}
     for key, value in config.overrides.items():
-        by_hand.setdefault(key.partition(".")[0], {})[key.partition(".")[2]] = value
-    tables: list[tuple[str, Settings]] = [("init", init)]
-    if "plan" in by_hand:
-        tables.append(("plan", PlanSettings().override(by_hand["plan"])))
-    ruled = config.method in METHOD_TABLES
-    if ruled:
-        tables.append((config.method, METHOD_TABLES[config.method]().override(by_hand.get(config.method, {}))))
-    for name, settings in [*tables, *((s.verb, s.settings) for s in steps if not ruled or s.verb in by_hand)]:
+        by_hand.setdefault(key.partition(".")[0], {})[key.partition(".")[2].replace("-", "_")] = value
+    whole: dict[str, Settings] = {"init": init}
+    if config.method in METHOD_TABLES:
+        whole[config.method] = METHOD_TABLES[config.method]().override(by_hand.get(config.method, {}))
+    else:
+        whole |= {step.verb: step.settings for step in steps}
+    for name in [*whole, *(n for n in by_hand if n not in whole)]:
+        settings = whole[name] if name in whole else tables()[name]().override(by_hand[name])
         lines += ["", f"[{name}]"]
-        chosen = {k.replace("-", "_") for k in by_hand[name]} if ruled and name in by_hand and name not in METHOD_TABLES else None
         for key, value in settings.as_dict().items():
-            if value is not None and key not in settings.unread and (name, key) not in differing and (chosen is None or key in chosen):
+            told = key not in settings.unread and (name, key) not in differing if name in whole else key in by_hand[name]
+            if value is not None and told:
                 lines.append(f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return lines
 

@@ -24,12 +24,14 @@ class Objective(Protocol):
         columns: names of the parts of the loss, beside the loss itself.
         trained: part of the checkpoint -> module, trained by the network's own optimizer.
         optimizers: of modules of its own.
+        keeps: names in the checkpoint's memory that are this objective's; what it does not hand on of them is dropped.
     """
 
     passes: tuple[tuple[int, ...], ...]
     columns: tuple[str, ...]
     trained: dict[str, nn.Module]
     optimizers: list[optim.SGD]
+    keeps: frozenset[str]
 
     def draw(self) -> NDArray[np.int64]:
         """Rows to train on, one for each draw position."""
@@ -60,6 +62,25 @@ class Objective(Protocol):
 
     def config(self) -> dict[str, Any]:
         """What the checkpoint's config says of it."""
+
+
+MEMORY = "memory"
+"""Entry of a checkpoint's config: of which image list its memory is ("images"), and what else belongs to it."""
+
+
+def of_these_images(model: Checkpoint, images: ImageList, name: str) -> None:
+    """Refuse an array of the memory that is of another image list.
+
+    Raises:
+        DataError: it is, as the checkpoint's config tells.
+    """
+    from ucl.errors import DataError
+
+    mine = images.samples.digest
+    whose = model.config.get(MEMORY, {}).get("images", mine)
+    if whose != mine:
+        raise DataError(f"checkpoint: /memory/{name}: of another image list: found {whose}, expected {mine}",
+                        "go on from a checkpoint of these images, or ucl export and ucl import the weights alone")
 
 
 def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key, runtime: Runtime, *,

@@ -29,6 +29,7 @@ class Classify:
 
     passes: tuple[tuple[int, ...], ...] = ((0,),)
     columns: tuple[str, ...] = ()
+    keeps = frozenset({REMEMBERED})
     trained: dict[str, nn.Module]
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels, settings: TrainSettings, key: Key,

@@ -16,7 +16,7 @@ from ucl.artifacts import Checkpoint, ImageList, Labels
 from ucl.device import Runtime
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
-from ucl.objectives import mixed
+from ucl.objectives import MEMORY, mixed, of_these_images
 from ucl.objectives.bank import Bank
 from ucl.objectives.neighbourhood import Neighbourhoods, discover
 from ucl.objectives.spreading import spreading_loss
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from torch import nn, optim
 
 BANK, NEIGHBOR = "bank", "neighbor"
-MEMORY = "memory"
-"""Entry of the checkpoint's config: of which image list the memory is, and of what share of anchors the neighbours."""
 
 
 class Instance:
@@ -46,6 +44,7 @@ class Instance:
 
         self.settings, self.key, self.optimizers = settings, key, []
         self.ok, self.images = images.samples.ok, images.samples.digest
+        self.keeps = frozenset({BANK, NEIGHBOR}) if settings.spread < 1 else frozenset()
         self.projection = models.projection(model, dim)
         if self.projection is not None:
             self.projection.to(runtime.device)
@@ -54,11 +53,11 @@ class Instance:
         w = settings.spread
         self.passes: tuple[tuple[int, ...], ...] = ((0,),) if w == 0 else ((0, 1),) if w == 1 else ((0,), (0, 1))
         self.columns: tuple[str, ...] = ("loss_memory", "loss_views") if 0 < w < 1 else ()
-        self.bank = None if w == 1 else self._bank(model, out, runtime)
+        self.bank = None if w == 1 else self._bank(model, images, out, runtime)
         self.sets = self._sets(model, labels, midway=midway)
         self._last: tuple[NDArray[np.int64], torch.Tensor] | None = None
 
-    def _bank(self, model: Checkpoint, dim: int, runtime: Runtime) -> Bank:
+    def _bank(self, model: Checkpoint, images: ImageList, dim: int, runtime: Runtime) -> Bank:
         device = "cpu" if self.settings.sampled else runtime.device
         stored = model.memory.get(BANK)
         if stored is None:
@@ -66,10 +65,7 @@ class Instance:
         if stored.shape != (len(self.ok), dim):
             raise DataError(f"checkpoint: /memory/{BANK}: shape {stored.shape}, expected {(len(self.ok), dim)}: images x dimensions",
                             "go on from a checkpoint of these images")
-        whose = model.config.get(MEMORY, {}).get("images", self.images)
-        if whose != self.images:
-            raise DataError(f"checkpoint: /memory/{BANK}: of another image list: found {whose}, expected {self.images}",
-                            "go on from a checkpoint of these images, or ucl export and ucl import the weights alone")
+        of_these_images(model, images, BANK)
         return Bank.of(stored, self.ok, device)
 
     def _sets(self, model: Checkpoint, labels: Labels | None, *, midway: bool) -> mixed.Sets | Neighbourhoods:

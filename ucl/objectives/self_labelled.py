@@ -13,7 +13,8 @@ from ucl.artifacts import Checkpoint, ImageList, Labels
 from ucl.device import Runtime
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
-from ucl.objectives.relabel import COUNTS, PATIENCE, WRITTEN, Relabelling, classes, random_labels, stored
+from ucl.objectives import MEMORY, of_these_images
+from ucl.objectives.relabel import COUNTS, PATIENCE, TARGETS, WRITTEN, Relabelling, classes, random_labels, stored
 from ucl.samplers import draw_epoch
 from ucl.uic_settings import FIXED, NONE, TRAINING, RelabelSettings
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from torch import nn, optim
 
 log = logging.getLogger(__name__)
-MEMORY = "memory"
-"""Entry of the checkpoint's config: of which image list the labels are."""
 
 
 class SelfLabelled:
@@ -35,6 +34,7 @@ class SelfLabelled:
 
     passes: tuple[tuple[int, ...], ...] = ((0,),)
     columns: tuple[str, ...] = ()
+    keeps = frozenset({TARGETS, WRITTEN, COUNTS})
     optimizers: list[optim.SGD]
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: RelabelSettings, key: Key,
@@ -53,8 +53,8 @@ class SelfLabelled:
     def _labels(self, model: Checkpoint, images: ImageList, labels: Labels | None, runtime: Runtime, *, midway: bool) -> Relabelling:
         """This epoch's labels: those given, else the model's own, else of a pass over the fixed views, else random ones."""
         n, s, memory = len(self.ok), self.settings, model.memory
-        if WRITTEN in memory and model.config.get(MEMORY, {}).get("images", self.images) != self.images:
-            raise DataError(f"checkpoint: /memory/{WRITTEN}: of another image list", "go on from a checkpoint of these images")
+        if WRITTEN in memory:
+            of_these_images(model, images, WRITTEN)
         if midway:
             return Relabelling.of(memory, n, self.k)
         if s.relabel == FIXED and "head.weight" in model.model:

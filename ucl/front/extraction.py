@@ -191,10 +191,14 @@ def features_now(run: RunDir, common: Common, runtime: device.Runtime, images: A
     """Features of a run's newest model in memory, for evaluation: of the plan's layer, and of the whole images."""
     from ucl.extract import extract
     from ucl.methods.method import step_for
+    from ucl.run import sign
 
     context = dataclasses.replace(run.context(), stage="extract")
-    settings: Any = dataclasses.replace(step_for(context, "extract").settings, source="network", views="fixed")  # type: ignore[call-arg]
+    step = step_for(context, "extract")
+    settings: Any = dataclasses.replace(step.settings, source="network", views="fixed")  # type: ignore[call-arg]
     images = images if images is not None else session.load_images(run)
     model = model if model is not None else session.load_model(run, run.newest)
     with Progress("ucl evaluate", common) as progress:
-        return extract(images, model, settings, context, runtime, progress).collect()
+        stream = extract(images, model, settings, context, runtime, progress)
+        sign(stream.head, dataclasses.replace(step, settings=settings), [images, model], context, runtime)
+        return stream.collect()

@@ -1,0 +1,95 @@
+"""Settings of the plan, and of the methods whose plans have tables of their own in ucl.toml; see `ucl.settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ucl.errors import UsageError
+from ucl.fields import Settings, option
+from ucl.stage_settings import PurifySettings
+
+
+@dataclass(frozen=True)
+class PlanSettings(Settings):
+    """What a whole plan is told, beside the settings of its verbs."""
+
+    epochs: int = option(0, "epochs of the plan; 0 = the method's own number", low=0)
+
+
+@dataclass(frozen=True)
+class RoundSettings(Settings):
+    """Rounds of epochs with a learning rate that falls in steps and starts again; turning points are shares of a round."""
+
+    epochs: int = option(0, "epochs of a round, T; 0 = the plan's epochs over the rounds, where it names some, else 200 (30 for digits)", low=0,
+                         source="IR, AND, PCP: 200")
+    rounds: int = option(1, "rounds; network, optimizer, memory and history go on, the learning rate starts again", low=1)
+    lr: float = option(0.03, "learning rate at the start of a round", low=0, source="IR, IS, AND, PCP, released codes")
+    lr_drops: tuple[float, float] = option((0.6, 0.8), "shares of the round after which the learning rate drops", low=0, high=1,
+                                           source="IR, AND, PCP: epochs 120 and 160 of 200")
+    lr_factor: tuple[float, float] = option((0.1, 0.01), "the learning rate after each drop, as a share of lr", low=0, high=1,
+                                            source="PCP; 0.1,0.05 for ImageNet-100")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_drops[0] > self.lr_drops[1]:
+            raise UsageError(f"lr_drops: found {self.lr_drops[0]:g},{self.lr_drops[1]:g}, wanted the earlier drop first")
+
+
+@dataclass(frozen=True)
+class IrSettings(RoundSettings):
+    """Method ir: what its plan is told."""
+
+
+@dataclass(frozen=True)
+class IsSettings(RoundSettings):
+    """Method is: what its plan is told."""
+
+    lr_factor: tuple[float, float] = option((0.1, 0.1), "the learning rate after each drop, as a share of lr", low=0, high=1,
+                                            source="IS, released code: a tenth from epoch 120 on for good")
+
+
+@dataclass(frozen=True)
+class AndSettings(RoundSettings):
+    """Method and: what its plan is told."""
+
+    rounds: int = option(5, "rounds, the first without anchors; in round r of R the share r / (R - 1) of the images are anchors; 2 = one-off",
+                         low=1, source="AND: 5; PCP's tables VI and IX: one-off")
+    neighbors: int = option(1, "neighbours that an anchor is merged with", low=1, source="AND: 1; PCP's table IV: 1, 5, 10, 20")
+
+
+@dataclass(frozen=True)
+class PcpSettings(RoundSettings):
+    """Method pcp: what its plan is told."""
+
+    rounds: int = option(1, "rounds; network, optimizer, memory and history go on, the learning rate starts again", low=1,
+                         source="PCP, table IV: 1, and 5 for the last column")
+    final_k: int = option(0, "clusters the schedule ends with; 0 = 2 % of the images", low=0, source="PCP: 1000 of 50,000; 100 in tables I and II")
+    first_k: int = option(0, "clusters the schedule falls from; 0 = as many as usable images", low=0,
+                          source="PCP: N; its released code: by rounding N - 1, for ImageNet-100 N - 5")
+    count_from: int = option(0, "number of the first epoch in the schedule of clusters: 0 or 1", low=0, high=1,
+                             source="PCP, released code: 0; the paper: 1")
+    warm_up: str = option("first", "rounds with the branch of two views: first, all or none", choices=("first", "all", "none"),
+                          source="PCP, the paper: first; its released code: all")
+    warm_up_start: float = option(0.8, "weight of the two views' loss at the start", low=0, high=1, source="PCP, released code")
+    warm_up_end: float = option(0.5, "the weight it falls towards, before it becomes 0", low=0, high=1,
+                                source="PCP, released code; 0.55 for ImageNet-100")
+    warm_up_until: float = option(0.9, "share of the round after which the weight is 0", low=0, high=1, source="PCP: epoch 180 of 200")
+    all_sizes_from: float = option(0.5, "share of the round from which clusters of all sizes are cut", low=0, high=1,
+                                   source="PCP, released code: epoch 100 of 200")
+    votes_later: float = option(0.1, "share of a later round before past epochs vote again", low=0, high=1,
+                                source="PCP, released code: epoch 20 of 200")
+    keep_nearest: float = option(0.5, "share of each cluster kept, 1 - gamma", low=0, high=1, source="PCP: gamma 0.5")
+    whole_up_to: int = option(5, "members of clusters that are kept whole before all sizes are cut", low=0, source="PCP, released code; the paper: 0")
+    keep_cap: float = option(PurifySettings.keep_cap, "cap of the share kept once all sizes are cut; 1 = none", low=0, high=1,
+                             source="PCP, released code: high-ratio 0.5")
+    early_return: bool = option(PurifySettings.early_return, "before all sizes are cut, stop at the first cluster of fewer than 2 members",
+                                source="PCP, released code; the paper goes on")
+    votes: bool = option(True, "past epochs vote", source="PCP, section on CPs")
+    vote_history: int = option(0, "past epochs that vote; 0 = 7.5 % of the round, at least 2, at most 15", low=0, source="PCP: 15 of 200")
+    vote_decay: float = option(PurifySettings.vote_decay, "decay of the votes", low=0, high=1, source="PCP, released code: alpha")
+    views: str = option("train", "views of the images whose features are clustered: train: random ones; fixed", choices=("train", "fixed"),
+                        source="PCP, released code; the paper: f(x)")
+
+
+METHOD_TABLES: dict[str, type[Settings]] = {"ir": IrSettings, "is": IsSettings, "and": AndSettings, "pcp": PcpSettings}
+"""Tables of ucl.toml, and names before the dot of ``--set``, that a method's plan reads; no verb has them."""

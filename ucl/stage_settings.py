@@ -1,0 +1,216 @@
+"""Settings of the stages of a turn: views, extract, cluster, purify, train-epoch; see `ucl.settings`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from ucl.errors import UsageError
+from ucl.fields import Settings, option
+
+
+@dataclass(frozen=True)
+class ViewSettings(Settings):
+    """Random views of a training image; angles in degrees, shares of the side, probabilities."""
+
+    crop_scale: tuple[float, float] = option((0.2, 1.0), "area of the random crop; 1,1 = no crop", low=0, high=1,
+                                             source="SeLa and SCAN at 32 px")
+    crop_ratio: tuple[float, float] = option((0.75, 4 / 3), "aspect of the random crop", low=0.01, high=100)
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    rotate: float = option(0.0, "largest rotation either way, in degrees", low=0, high=180)
+    translate: float = option(0.0, "largest shift either way, as a share of the side", low=0, high=1)
+    zoom: tuple[float, float] = option((1.0, 1.0), "magnification", low=0.01, high=100)
+    shear: float = option(0.0, "largest shear either way, in degrees", low=0, high=60)
+    brightness: float = option(0.4, "brightness factor within 1 +- this", low=0)
+    contrast: float = option(0.4, "contrast factor within 1 +- this", low=0)
+    saturation: float = option(0.4, "saturation factor within 1 +- this", low=0)
+    hue: float = option(0.1, "hue shift within +- this, as a share of the circle", low=0, high=0.5)
+    jitter_p: float = option(0.8, "probability of the colour jitter", low=0, high=1)
+    grey_p: float = option(0.2, "probability of a grey view", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class ExtractSettings(ViewSettings):
+    """`ucl extract`: features of all images in evaluation mode."""
+
+    batch: int = option(256, "images in a batch", flags=("--batch",), low=1)
+    final_relu: bool = option(False, "keep the network's final ReLU (DeepCluster drops it)",
+                              source="DeepCluster, released code; issue 13 there")
+    source: str = option("network", "where features come from: network, or training: what the last epoch's training pass remembered "
+                         "(train-epoch --keep-features), and the network for images it never saw", choices=("network", "training"),
+                         source="training: as in DeepCluster-v2, SwAV's released code")
+    views: str = option("fixed", "what is seen of an image: fixed: all of it, or its middle square; train: a random view, other ones in every "
+                        "epoch", choices=("fixed", "train"), source="DeepCluster section 3.2; train: PCP, released code")
+    layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, a module's path, or projection")
+    map: str = option("mean", "what a map of features becomes: mean or max over the places, flatten, grid-S or max-S (averages or "
+                      "maxima of S x S parts)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"mean|max|flatten|(grid|max)-[1-9]\d{0,3}", self.map):
+            raise UsageError(f"map: found {self.map!r}, wanted mean, max, flatten, grid-S or max-S", "S is a number, as in grid-3")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What fixed views do not draw."""
+        return frozenset() if self.views == "train" else frozenset(f.name for f in dataclasses.fields(ViewSettings))
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That nothing is drawn."""
+        return "is of random views, and views is fixed", "leave it out, or --views train"
+
+
+CLUSTERING: dict[str, tuple[str, ...]] = {
+    "kmeans": ("k", "iterations", "redo", "spherical", "max_points", "empty"),
+    "minibatch": ("k", "redo", "spherical", "empty", "batch", "passes", "reassign"),
+    "pic": ("neighbors", "sigma", "alpha", "walk", "distribute")}
+"""What each method of `ucl cluster` reads beside what all do."""
+
+
+@dataclass(frozen=True)
+class ClusterSettings(Settings):
+    """`ucl cluster`: PCA, whitening, L2, k-means or another method."""
+
+    method: str = option("kmeans", "kmeans; minibatch: mini-batch k-means; pic: power iteration clustering, which finds the number of "
+                         "clusters", choices=tuple(CLUSTERING), source="DeepCluster section 4.1; PIC: its appendix")
+    k: int = option(0, "number of clusters; 0 = 2 % of the images, at least 2, at most 10,000", flags=("-k", "--k"), low=0,
+                    source="32-px preset: PCP, table III")
+    pca: int = option(256, "dimensions kept by PCA, at most N-1 and D; 0 = no PCA", low=0,
+                      source="DeepCluster section 4.1")
+    whiten: bool = option(True, "scale each principal component to unit variance", source="DeepCluster section 4.1")
+    l2: bool = option(True, "normalise every row to unit length", source="DeepCluster section 4.1")
+    rank_deficient: str = option("reduce", "PCA asks for more dimensions than the features have: reduce or error",
+                                 choices=("reduce", "error"))
+    iterations: int = option(20, "k-means iterations", low=1, source="DeepCluster, released code: faiss niter 20")
+    redo: int = option(1, "k-means restarts; the one of the lowest objective is kept", low=1,
+                       source="faiss nredo 1")
+    spherical: bool = option(False, "normalise the centroids after each iteration")
+    max_points: int = option(0, "train k-means on at most so many rows, drawn at random; 0 = all", low=0,
+                             source="DeepCluster never subsamples")
+    empty: str = option("leave", "clusters empty at the end: leave, relocate (to the rows farthest from their "
+                        "centroids) or error; within the iterations faiss splits large ones",
+                        choices=("leave", "relocate", "error"))
+    warm_start: bool = option(False, "start from the means of the previous labels, so that ids persist")
+    batch: int = option(4096, "minibatch: rows in a batch", low=1)
+    passes: int = option(5, "minibatch: how often every row is taken", low=1)
+    reassign: float = option(0.01, "minibatch: centroids with fewer than this share of the largest one's rows are put elsewhere; 0 = never",
+                             low=0, high=1, source="scikit-learn reassignment_ratio")
+    neighbors: int = option(5, "pic: nearest rows of each row in the graph", low=1, source="DeepCluster, released code: nnn 5")
+    sigma: float = option(0.2, "pic: width of the affinity, in the units of the rows", low=1e-6, source="DeepCluster, released code")
+    alpha: float = option(0.001, "pic: weight of the graph in the walk", low=0, high=1, source="DeepCluster, released code")
+    walk: int = option(200, "pic: steps of the walk", low=1, source="DeepCluster, released code")
+    distribute: bool = option(True, "pic: a row alone in its cluster joins that of its nearest neighbour that is not alone",
+                              source="DeepCluster, released code: distribute_singletons")
+    history: int = option(2, "epochs of labels remembered in the file", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method == "pic" and self.warm_start:
+            raise UsageError("warm_start: pic starts from nothing, its clusters are new ones in every epoch",
+                             "--no-warm-start, or --method kmeans")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What the other methods alone read."""
+        return frozenset(name for names in CLUSTERING.values() for name in names) - frozenset(CLUSTERING[self.method])
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That another method reads it."""
+        methods = [method for method, names in CLUSTERING.items() if name in names]
+        more = ", which finds the number of clusters itself" if name == "k" else ""
+        return f"is of {' and '.join(methods)} only, the method is {self.method}{more}", f"leave it out, or --method {methods[0]}"
+
+
+@dataclass(frozen=True)
+class PurifySettings(Settings):
+    """`ucl purify`: which pseudo-labels are kept."""
+
+    keep_nearest: float = option(1.0, "share of each cluster's members kept, nearest to the member mean first",
+                                 low=0, high=1, source="PCP: 1 - gamma; 0.5 in its plan, section on CPr")
+    min_size: int = option(1, "clusters with fewer members left are dissolved", low=1,
+                           source="PCP, released code: 2")
+    whole_up_to: int = option(0, "clusters with at most so many members are kept whole by --keep-nearest", low=0,
+                              source="PCP, released code: 5 before epoch 100, 0 from then on; the paper cuts all")
+    keep_cap: float = option(1.0, "never keep a larger share than this; 1 = no cap", low=0, high=1,
+                             source="PCP, released code: high-ratio 0.5 from epoch 100; its table II was made without")
+    early_return: bool = option(False, "stop at the first cluster of fewer than 2 members: it and all after it are dissolved",
+                                source="PCP, released code before epoch 100; the paper goes on")
+    votes: bool = option(False, "past epochs vote on who stays and who comes back; needs the history", source="PCP, section on CPs")
+    vote_history: int = option(15, "past epochs that vote, beside the present one", low=1,
+                               source="PCP: n = 15; 16 terms, as its released code; 14 = the paper's words")
+    vote_decay: float = option(0.8, "an epoch's vote weighs this much less than that of the epoch after it", low=0, high=1,
+                               source="PCP, released code: alpha 0.8; the paper says 0 to 1")
+    drop_below: float = option(0.0, "kept members with a lower score are dropped", source="PCP, section on CPs")
+    pull_back_from: float = option(3.0, "cut members with at least this score are pulled back", source="PCP, section on CPs")
+
+
+@dataclass(frozen=True)
+class TrainSettings(ViewSettings):
+    """`ucl train-epoch`: one epoch of classification on the pseudo-labels, or of telling images apart."""
+
+    objective: str = option("classify", "classify: a classifier over the clusters; instance: each image, or purified cluster, told from all "
+                            "others by a memory of past embeddings", choices=("classify", "instance"),
+                            source="DeepCluster section 3.1; IR, AND and PCP, released codes")
+
+    batch: int = option(256, "images in a batch; the last, partial one is kept", low=2,
+                        source="DeepCluster section 4.1")
+    lr: float = option(0.05, "learning rate, constant", low=0, source="DeepCluster section 4.1")
+    momentum: float = option(0.9, "momentum of the network's optimizer", low=0, high=1,
+                             source="DeepCluster section 4.1")
+    weight_decay: float = option(1e-5, "weight decay", low=0, source="DeepCluster section 4.1")
+    head: str = option("fresh", "classifier over the clusters: fresh each epoch, or kept (persistent ids)",
+                       choices=("fresh", "kept"), source="DeepCluster section 3.2")
+    head_momentum: float = option(0.0, "momentum of the head's optimizer", low=0, high=1,
+                                  source="DeepCluster, released code: a new optimizer without momentum")
+    sampler: str = option("uniform", "uniform: equal draws per cluster; truncated: floor(M/K)+1 draws each, surplus "
+                          "cut at random; misindexed: the released code, whose draws address other images; shuffle: "
+                          "each image once", choices=("uniform", "truncated", "misindexed", "shuffle"),
+                          source="DeepCluster section 3.3; UnifLabelSampler")
+    epoch_length: float = option(1.0, "epoch length as a multiple of the number of labelled images", low=0,
+                                 source="released code: reassign")
+    keep_features: bool = option(False, "remember each image's features of this training pass, for extract --source training",
+                                 source="DeepCluster-v2, SwAV's released code")
+    weights: str = option("none", "weight of a cluster in the loss: none, inverse (1/N_c), inverse-sqrt",
+                          choices=("none", "inverse", "inverse-sqrt"), source="DeepCluster section 3.3; ODC 3.2")
+    nesterov: bool = option(False, "Nesterov's momentum", source="AND, released code")
+    tau: float = option(0.1, "instance: temperature of the softmax", low=1e-6, source="IR, PCP, released codes")
+    memory_momentum: float = option(0.5, "instance: share of the old embedding in the memory's new one", low=0, high=1,
+                                    source="IR, PCP, released codes")
+    cluster_loss: str = option("mass", "instance: loss of an image in a cluster; mass: -log of the members' summed probability; pairs: the "
+                               "mean of their -log probabilities", choices=("mass", "pairs"),
+                               source="PCP, released code; the paper's equation 5 sums over pairs")
+    sampled: int = option(0, "instance: images drawn in every step that stand for all others, for memories beyond a GPU's; 0 = all, exactly",
+                          low=0)
+    spread: float = option(0.0, "instance: weight of the loss that tells two views of each image from the rest of the batch; the memory's "
+                           "loss has the other share", low=0, high=1, source="PCP: its warm-up; IS: 1")
+    anchors: float = option(0.0, "instance: share of the images, those surest of themselves, that are merged with their nearest neighbours",
+                            low=0, high=1, source="AND: a quarter more in every round")
+    neighbors: int = option(1, "instance: neighbours that an anchor is merged with", low=1, source="AND")
+    discover: bool = option(False, "instance: look for anchors and neighbours anew before this epoch", source="AND: before every round")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise UsageError("nesterov: needs momentum, found 0", "--momentum 0.9")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What the other objective alone reads."""
+        instance = {"tau", "memory_momentum", "cluster_loss", "sampled", "spread", "anchors", "neighbors", "discover"}
+        if self.objective == "classify":
+            return frozenset(instance)
+        more = set() if self.anchors else {"neighbors", "discover"}
+        if self.spread == 1:
+            more = instance - {"spread", "tau"}
+        return frozenset({"head", "head_momentum", "sampler", "keep_features", "weights"} | more)
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """Which setting makes it idle."""
+        if self.objective == "classify":
+            return "is of the instance objective, and the objective is classify", "leave it out, or --objective instance"
+        if name in ("head", "head_momentum", "sampler", "keep_features", "weights"):
+            return "is of the classifier, and the objective is instance, which takes every image in turn", "leave it out"
+        if self.spread == 1:
+            return "is of the memory, which has no share in the loss while spread is 1", "leave it out, or a smaller --spread"
+        return "needs anchors, and there are none", "leave it out, or give --anchors; in a plan of and: the table [and]"

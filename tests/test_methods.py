@@ -77,7 +77,7 @@ def test_digits() -> None:
     assert (train.rotate, train.translate, train.zoom, train.shear) == (10.0, 0.08, (0.9, 1.1), 10.0)
     assert plan_length(DIGITS) == 30
     for name in METHODS:
-        projection = {"projection": 128} if name in METHOD_TABLES else {}
+        projection = {"odc": {"neck": 256}, "uic": {}}.get(name, {"projection": 128}) if name in METHOD_TABLES else {}
         assert method_named(name).init(DIGITS) == projection | {"size": 16}
         assert method_named(name).init(SMALL) == projection
 
@@ -111,7 +111,7 @@ def test_every_method_is_listed_with_its_paper() -> None:
 def test_an_unknown_method_names_the_known() -> None:
     with pytest.raises(UsageError, match="unknown method 'depcluster'") as e:
         method_named("depcluster")
-    assert e.value.hint == "known: deepcluster, persistent, onepass, ir, is, and, pcp"
+    assert e.value.hint == "known: deepcluster, persistent, onepass, ir, is, and, pcp, odc, uic"
     with pytest.raises(UsageError):
         plan(Context("depcluster"))
 
@@ -166,7 +166,9 @@ def test_precedence_is_flag_then_toml_then_plan_then_default() -> None:
 
 def test_outside_a_run_directory_a_verb_has_its_own_defaults() -> None:
     for verb, cls in SETTINGS.items():
-        assert step_for(Context(), verb) == Step(verb, cls(), (), ())
+        reads = {"extract": ("images", "model"), "cluster": ("features", "previous"), "purify": ("labels",),
+                 "train-epoch": ("images", "model", "labels")}
+        assert step_for(Context(), verb) == Step(verb, cls(), reads.get(verb, ()), ())
     assert step_for(Context(), "train-epoch", overrides={"lr": "1"}).settings == TrainSettings(lr=1.0)
     assert step_for(Context(overrides={"cluster.k": "5"}), "cluster").settings.k == 0
 
@@ -190,7 +192,7 @@ def test_behind_a_sobel_filter_there_is_no_jitter(method: str, size: int) -> Non
 
 
 def test_a_verb_the_method_does_not_use() -> None:
-    assert step_for(SMALL, "purify") == Step("purify", PurifySettings(), (), ())
+    assert step_for(SMALL, "purify") == Step("purify", PurifySettings(), ("labels",), ())
     context = on(SMALL, overrides={"purify.keep_nearest": "0.5", "evaluate-knn.neighbors": "3"})
     assert step_for(context, "purify", overrides={"min_size": 4}).settings == PurifySettings(0.5, 4)
     assert step_for(context, "evaluate-knn").settings == KnnSettings(neighbors=3)
@@ -398,9 +400,9 @@ def test_a_method_without_clusters_trains_alone(context: Context) -> None:
         assert [(s.verb, s.reads, s.writes) for s in plan(at)] == ALONE
         assert by_verb(at)["train-epoch"].objective == "instance"
     assert plan_length(on(context, overrides={"plan.epochs": "7"})) == 7
-    assert step_for(context, "extract") == Step("extract", ExtractSettings(layer="projection", final_relu=True), (), ())
+    assert step_for(context, "extract") == Step("extract", ExtractSettings(layer="projection", final_relu=True), ("images", "model"), ())
     assert step_for(on(context, overrides={"extract.layer": "layer4"}), "extract").settings.layer == "layer4"
-    assert step_for(on(context, overrides={"init.projection": "0"}), "extract") == Step("extract", ExtractSettings(), (), ())
+    assert step_for(on(context, overrides={"init.projection": "0"}), "extract") == Step("extract", ExtractSettings(), ("images", "model"), ())
     assert step_for(context, "cluster") == Step("cluster", ClusterSettings(), (), ())
 
 

@@ -32,7 +32,7 @@ from ucl.objectives.self_labelled import SelfLabelled, fixed_view_labels
 from ucl.run import silent
 from ucl.safepoints import SafePoint
 from ucl.samplers import draw_epoch
-from ucl.uic_settings import RelabelSettings
+from ucl.settings import TrainSettings
 
 torch.set_num_threads(1)
 N, K = 40, 5
@@ -484,7 +484,7 @@ def epoch(images: ImageList, model: Checkpoint, labels: Labels | None = None, *,
           safe: SafePoint | None = None, resume: Checkpoint | None = None, **more: Any) -> tuple[Checkpoint, Watched]:
     """An epoch by the real loop."""
     monkeypatch.setattr(train_epoch, "objective", lambda *args, **kw: Watched(*args, **kw))
-    chosen = RelabelSettings(**({"classes": K, "batch": 8, "lr": 0.02} | more))
+    chosen = TrainSettings(objective="relabel", **({"classes": K, "batch": 8, "lr": 0.02} | more))
     context = dataclasses.replace(CONTEXT, epoch=number)
     trained = train_epoch.train_epoch(images, model, labels, chosen, context, RUNTIME, silent, resume=resume, safe=safe)
     return trained.model, Watched.made[-1]
@@ -514,7 +514,7 @@ def test_two_epochs_of_training(images: ImageList, model: Checkpoint, monkeypatc
         for rows, logits in seen.steps:
             for row, each in zip(rows, logits, strict=True):                  # duplicates: the last word
                 after[row] = int(np.argmax(each))
-        assert np.array_equal(seen.handed_on(), after)
+        assert np.array_equal(seen.handed_on()[0], after)
         assert np.array_equal(model.memory[WRITTEN], after)
         assert all(array.size <= N for array in model.memory.values())        # U9
         if not number:
@@ -585,7 +585,7 @@ def test_labels_of_the_fixed_views(images: ImageList, model: Checkpoint, monkeyp
     assert not np.isin(9, seen.rows)
     last, seen = epoch(bad, later, number=2, relabel="none", split=False, monkeypatch=monkeypatch)
     assert last.memory[WRITTEN].tobytes() == found.tobytes()
-    assert seen.handed_on().tobytes() == found.tobytes()
+    assert seen.handed_on()[0].tobytes() == found.tobytes()
     assert not same(last.model, later.model)
     assert seen.finish() == {}
 
@@ -598,7 +598,7 @@ def test_labels_given_come_before_the_models_own(images: ImageList, model: Check
     y[:3] = -1
     _, seen = epoch(images, first, given_labels(y), number=1, monkeypatch=monkeypatch)
     assert not np.isin([0, 1, 2], seen.rows).any()
-    assert (seen.handed_on()[:3] == -1).all()
+    assert (seen.handed_on()[0][:3] == -1).all()
 
 
 def test_what_does_not_belong_is_refused(images: ImageList, model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

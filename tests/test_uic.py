@@ -12,7 +12,8 @@ import torch
 from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.methods.uic import METHOD, final_epochs, learning_rate, settled, training
-from ucl.uic_settings import FIXED, NONE, TRAINING, RelabelSettings, UicSettings
+from ucl.objectives.self_labelled import FIXED, NONE, TRAINING
+from ucl.settings import TrainSettings, UicSettings
 
 SMALL = Context("uic", images=50_000, size=32)
 LARGE = Context("uic", images=1_281_167, size=224)
@@ -53,13 +54,13 @@ def test_worked_learning_rates() -> None:
     assert [learning_rate(e, s) for e in (500, 515, 529, 530, 600)] == pytest.approx([0.01, 0.005, 0.01 / 30, 0, 0])
 
 
-def plan(context: Context, epochs: int) -> list[RelabelSettings]:
+def plan(context: Context, epochs: int) -> list[TrainSettings]:
     found = []
     for e in range(epochs):
         (step,) = METHOD.steps(replace(context, epoch=e))
         assert step.verb == "train-epoch"
         assert step.writes == ("model", "labels")
-        assert isinstance(step.settings, RelabelSettings)
+        assert isinstance(step.settings, TrainSettings)
         found.append(step.settings)
     return found
 
@@ -103,9 +104,9 @@ def test_presets() -> None:
     assert (large.batch, large.lr, large.weight_decay, large.classes, large.crop_scale) == (1024, 0.2, 1e-4, 3000, (0.08, 1.0))
     assert (large.contrast, large.saturation, large.hue, large.jitter_p, large.grey_p) == (0.8, 0.8, 0.2, 0.8, 0.2)
     assert (sobel.batch, sobel.lr, sobel.jitter_p, sobel.grey_p, sobel.flip) == (256, 0.1, 0, 0, 0.5)
-    weak = replace(SMALL, overrides={"uic.views": "weak", "uic.classes": "100", "uic.mlp": "512", "uic.lr": "0.3"})
+    weak = replace(SMALL, overrides={"uic.views": "weak", "uic.classes": "100", "uic.lr": "0.3"})
     made = training(weak, settled(weak))
-    assert (made.jitter_p, made.grey_p, made.classes, made.mlp, made.lr) == (0, 0, 100, 512, 0.3)
+    assert (made.jitter_p, made.grey_p, made.classes, made.lr) == (0, 0, 100, 0.3)
     assert METHOD.epochs(LARGE) == 530
     digits = replace(SMALL, source="digits", images=1797, size=16)
     assert METHOD.epochs(digits) == 32
@@ -127,9 +128,9 @@ def test_what_the_plan_refuses_and_tells() -> None:
 
 
 def test_what_other_objectives_do_not_read() -> None:
-    relabel, classify = RelabelSettings(), RelabelSettings(objective="classify")
+    relabel, classify = TrainSettings(objective="relabel"), TrainSettings()
     assert {"head", "tau"} <= relabel.unread
     assert not {"relabel", "classes", "split", "sampler", "momentum"} & relabel.unread
     assert {"relabel", "classes", "first_labels", "split", "mlp", "tau"} <= classify.unread
-    with pytest.raises(UsageError, match="the classifier is kept"):
+    with pytest.raises(UsageError, match="whose classifier is kept"):
         relabel.refuse_unread(["head-momentum"])

@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ucl.artifacts import BAD_IMAGE, DISSOLVED, KEPT, OK, Checkpoint, Features, Labels, Samples
+from ucl.artifacts import OK, Checkpoint, Features, Labels
 from ucl.context import Context
 from ucl.errors import DataError
+from ucl.labelled import as_labels
 from ucl.matrix import chunks
 from ucl.pca import blas_threads
+from ucl.settings import ClusterSettings
 
 _FLOATS = 1 << 24
 """Numbers in the widest array of a chunk, 64 MB; a constant, since the number of rows in a product decides its last bits."""
@@ -157,17 +158,20 @@ def _even(blocks: Iterable[NDArray[np.float32]], rows: int) -> Iterator[NDArray[
         yield np.concatenate(held)
 
 
-def label_by_head(features: Features, model: Checkpoint, context: Context, *, threads: int = 0) -> Labels:
-    """Labels of images by a model's classifier, from their features; what ``ucl cluster --method argmax`` is to be.
+def label_by_head(features: Features, model: Checkpoint, context: Context, *, previous: Labels | None = None,
+                  history: int = ClusterSettings.history, threads: int = 0) -> Labels:
+    """Labels of images by a model's classifier, from their features; ``ucl cluster --method argmax``.
 
     Args:
-        features: (N, D) of the model's last layer, with its ReLU; an array, or `matrix.Rows` elsewhere.
+        features: (N, D) of the layer that the classifier stands on: the last one, with its ReLU, or ODC's neck; an array, or
+            `matrix.Rows` elsewhere.
         model: with a classifier.
+        previous, history: see `labelled.as_labels`.
         context: where in a plan this happens.
         threads: of BLAS.
 
     Returns:
-        Labels with flags, weights and sizes; no distances, means or anchors.
+        Labels with flags, weights, sizes and history; no distances, means or anchors.
 
     Raises:
         DataError: features of another model, no classifier, and what `argmax` raises.
@@ -175,31 +179,15 @@ def label_by_head(features: Features, model: Checkpoint, context: Context, *, th
     mine = model.weights_digest()
     if features.weights and features.weights != mine:
         raise DataError(f"/features: of a model {features.weights[:12]}, the classifier is of {mine[:12]}", "extract with the model that labels")
-    if features.layer not in ("", "last"):
-        raise DataError(f"/features: of the layer {features.layer!r}, the classifier takes the last one after its ReLU",
-                        "ucl extract --final-relu, and no --layer")
+    on = str(model.config.get("head_on", "last"))
+    if features.layer not in ("", on):
+        raise DataError(f"/features: of the layer {features.layer!r}, the classifier takes " + (
+                            "the last one after its ReLU" if on == "last" else f"the {on}"),
+                        "ucl extract --final-relu, and no --layer" if on == "last" else f"ucl extract --layer {on}")
     head, x = Head.of(model), features.features
     status = np.full(len(x), OK, np.uint8) if features.samples is None else features.samples.status
     found = argmax((x[part] for part in chunks(len(x), head.rows)), head, status, threads=threads)
-    made = as_labels(found, head.k, features.samples, context, {"method": "argmax", "l2": False, "whiten": False})
+    made = as_labels(found, head.k, features.samples, context, {"method": "argmax", "l2": False, "whiten": False},
+                     previous, history)
     made.provenance = list(features.provenance)
     return made
-
-
-def as_labels(labels: NDArray[np.int32], k: int, samples: Samples | None, context: Context, info: dict[str, Any]) -> Labels:
-    """Classes of a classifier as an artifact: complete but for the history, which is the caller's.
-
-    Args:
-        labels: (N,) int32; -1 for a bad image, or one that is in no class.
-        k: number of classes, empty ones included.
-        samples: the N images.  context: where they were made.  info: how.
-
-    Returns:
-        Labels: BAD_IMAGE where the image is, DISSOLVED where a good one is in no class, weight 0 for both, sizes; distances and scores are NaN.
-    """
-    ok = np.ones(len(labels), bool) if samples is None else samples.ok
-    size = np.bincount(labels[labels >= 0], minlength=k).astype(np.int64)
-    nothing = np.full(len(labels), np.nan, np.float32)
-    flag = np.where(ok, np.where(labels >= 0, KEPT, DISSOLVED), BAD_IMAGE).astype(np.uint8)
-    return Labels(labels, flag, nothing, nothing.copy(), (labels >= 0).astype(np.float32), size=size,
-                  samples=samples, context=context, info=info | {"k": k, "images": int(ok.sum()), "empty": int((size == 0).sum())})

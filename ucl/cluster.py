@@ -32,6 +32,7 @@ from ucl.kmeans import (
     nearest,
     squared_distances,
 )
+from ucl.labelled import extended_history
 from ucl.matrix import Rows, chunks, picked, place
 from ucl.memory import UNLIMITED, need, need_of_assigning
 from ucl.minibatch import minibatch
@@ -98,7 +99,7 @@ def cluster(features: Features, settings: ClusterSettings, context: Context, *,
     del mean
     labels = _complete(features, rows, x, found.labels, centroid, mean32, context)
     _warn_of_collapse(size, len(rows))
-    history, epochs = _history(labels.labels, previous, context, settings.history)
+    history, epochs = extended_history(labels.labels, previous, context, settings.history)
     return dataclasses.replace(labels, pca=pca, history=history, history_epoch=epochs, info=found.info)
 
 
@@ -297,23 +298,6 @@ def _complete(features: Features, rows: NDArray[np.int64], x: Rows, found: NDArr
         weight=_spread(n, rows, np.ones(len(rows), np.float32), 0.0),
         centroid=centroid, mean=mean, size=size, anchor=anchor, samples=features.samples, context=context,
         provenance=list(features.provenance))
-
-
-def _history(labels: NDArray[np.int32], previous: Labels | None, context: Context,
-             limit: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Labels of the newest ``limit`` epochs, oldest first: (H, N) and their epochs (H,), int32.
-
-    The epoch made again replaces its row, the newest.  Epochs of an earlier round (PCP) stay, whatever their
-    number.
-    """
-    old = np.zeros((0, len(labels)), np.int32)
-    epochs = np.zeros(0, np.int32)
-    if previous is not None and previous.history is not None and previous.history_epoch is not None:
-        old, epochs = previous.history, previous.history_epoch
-        if len(epochs) and previous.context.round == context.round and epochs[-1] == context.epoch:
-            old, epochs = old[:-1], epochs[:-1]
-    rows = np.concatenate([old, labels[None]]).astype(np.int32)
-    return rows[-limit:].copy(), np.append(epochs, context.epoch).astype(np.int32)[-limit:]
 
 
 def _info(settings: ClusterSettings, found: KMeansResult, k: int, images: int, warm: bool,

@@ -62,14 +62,18 @@ def state_dict(model: Checkpoint, names: Names, layout: str, head: bool | None) 
         UsageError: no network of that layout's library has these tensors.  DataError: no head there.
     """
     layout = names.choose(layout)
-    along = wants_head(model, head)
+    between = "neck" if model.config.get("head_on") == "neck" else "hidden layers" if "mlp.0.weight" in model.model else ""
+    along = wants_head(model, False if between and head is None else head)
+    if along and between:
+        raise UsageError(f"--head: the classifier stands on the {between}, which no network of that library has", "--no-head, or an .onnx file")
     if along and not names.takes_head(layout):
         raise UsageError(f"--layout {layout}: the last layer of {names.backbone} is not linear with a bias, as the head is",
                          "--no-head, or --layout ucl")
     tensors = {k: v for k, v in model.model.items() if k.startswith("backbone.") or (along and k in HEAD)}
     remark = names.remark(layout)
-    if "projection.weight" in model.model:
-        remark = "; ".join(part for part in (remark, "the projection is left out, an .onnx file has it as embedding") if part)
+    left = [f"the {between} and the classifier on them are left out, an .onnx file has the logits"] if between and HEAD[0] in model.model else []
+    left += ["the projection is left out, an .onnx file has it as embedding"] if "projection.weight" in model.model else []
+    remark = "; ".join(part for part in (remark, *left) if part)
     return StateDict(encode(names, layout, tensors), layout, remark)
 
 
@@ -140,13 +144,14 @@ def _network(model: Checkpoint, *, head: bool) -> torch.nn.Module:
             self.body = body
             if head:
                 stored = models.part(model, "head.")
+                self.between = models.under_head(model, int(body.feature_dim))
                 self.head = nn.utils.skip_init(nn.Linear, stored["weight"].shape[1], len(stored["weight"]))  # type: ignore[no-untyped-call]
                 models.from_arrays(self.head, stored)
             self.projection = models.projection(model, int(body.feature_dim))
 
         def forward(self, images: torch.Tensor) -> Any:
             features = self.body(images)
-            found = (features, *([self.head(features)] if head else []))
+            found = (features, *([self.head(features if self.between is None else self.between(features))] if head else []))
             if self.projection is not None:
                 found += (functional.normalize(self.projection(features), dim=1),)
             return found if len(found) > 1 else features

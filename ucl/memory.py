@@ -138,6 +138,8 @@ def need(n: int, d: int, settings: ClusterSettings, *, path: int = 0) -> Need:
     else:
         work = 60 * k * out + 24 * SEARCH_ROWS * out + 16 * n
     rows = n * (120 + 8 * settings.history + 3 * path)
+    if settings.method == "argmax":
+        return Need(BASE + rows + (1 << 28), 4 * n * d, 0)
     least = BASE + rows + max(fit, _project(d, out), work)
     return Need(least, 4 * n * d, 4 * n * out if settings.pca or settings.l2 else 0)
 

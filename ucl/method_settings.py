@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ucl.errors import UsageError
 from ucl.fields import Settings, option
-from ucl.stage_settings import PurifySettings
+from ucl.stage_settings import PurifySettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,38 @@ class PcpSettings(RoundSettings):
                         source="PCP, released code; the paper: f(x)")
 
 
-METHOD_TABLES: dict[str, type[Settings]] = {"ir": IrSettings, "is": IsSettings, "and": AndSettings, "pcp": PcpSettings}
+@dataclass(frozen=True)
+class OdcSettings(Settings):
+    """Method odc: what its plan is told."""
+
+    lr: float = option(0.06, "learning rate, for batches of 512; up to 64 px in proportion to the batch", low=0, source="ODC: 0.06; 0.04 for AlexNet")
+    lr_drop: float = option(400 / 440, "share of the plan after which the learning rate drops", low=0, high=1, source="ODC: epoch 400 of 440")
+    lr_factor: float = option(0.1, "the learning rate after the drop, as a share of lr", low=0, high=1, source="ODC; its released code: 0.4")
+    least: int = option(0, "members below which a cluster is repaired; 0 = 20, and up to 64 px 15 % of the mean size, at least 2", low=0,
+                        source="ODC: 20 of 128 in the mean")
+
+
+@dataclass(frozen=True)
+class UicSettings(Settings):
+    """Method uic: what its plan is told."""
+
+    epochs: int = option(0, "epochs in which labels move; 0 = the plan's without the final stage, where it names some, else 500 (up to 64 px "
+                         "200, digits 30)", low=0, source="UIC: 500")
+    final_share: float = option(0.06, "length of the final stage on fixed labels, as a share of the epochs before it; 0 = none", low=0,
+                                source="UIC: 30 after 500 epochs; not in the released code")
+    k: int = option(0, "classes; 0 = one for every 200 images, at least 10, at most 3000", low=0, source="UIC: 3000, 427 images each")
+    relabel: str = option(TrainSettings.relabel, "labels from the training pass (training), or before every epoch from a pass over the fixed "
+                         "views (fixed)", choices=("training", "fixed"), source="UIC section 3.2; fixed: its ablation")
+    views: str = option("strong", "what training draws of a view; strong: crop, flip, colour jitter, grey; weak: crop and flip; behind a Sobel "
+                        "filter always weak", choices=("strong", "weak"), source="UIC, section 4")
+    lr: float = option(0.0, "learning rate at the start; 0 = 0.2 for 1024 images in a batch (Sobel: 0.1 for 256), up to 64 px 0.05 for 256", low=0,
+                       source="UIC: 0.1 AlexNet; released code: 0.2 ResNet-50")
+    schedule: str = option("cosine", "how the learning rate falls to 0: cosine or linear, a step every epoch", choices=("cosine", "linear"),
+                           source="UIC, released code: cosine; the paper: linear")
+    final_lr: float = option(0.01, "learning rate at the start of the final stage, from where it falls linearly to 0", low=0,
+                             source="the paper does not say")
+
+
+METHOD_TABLES: dict[str, type[Settings]] = {"ir": IrSettings, "is": IsSettings, "and": AndSettings, "pcp": PcpSettings,
+                                            "odc": OdcSettings, "uic": UicSettings}
 """Tables of ucl.toml, and names before the dot of ``--set``, that a method's plan reads; no verb has them."""

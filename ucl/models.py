@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ucl.artifacts import Checkpoint
     from ucl.networks.taps import Network, Tap
 
-__all__ = ["BACKBONES", "Backbone", "build", "check", "facts", "from_arrays", "known", "load_momentum", "momentum_arrays", "new_head",
-           "new_projection", "part", "projection", "restore", "tap", "to_arrays", "view_defaults"]
+__all__ = ["BACKBONES", "Backbone", "build", "check", "facts", "from_arrays", "known", "load_momentum", "momentum_arrays", "neck",
+           "new_head", "new_projection", "part", "projection", "restore", "tap", "to_arrays", "under_head", "view_defaults"]
 
 HEAD_STD = 0.01
 """Standard deviation of a fresh head's weights (DeepCluster's code, main.py)."""
@@ -54,8 +54,8 @@ def build(name: str, key: Key, *, sobel: bool = False, size: int = 0) -> Network
     return drawn(name, key, sobel=sobel, size=size)
 
 
-def check(name: str, *, sobel: bool, size: int, settings: ExtractSettings, projection: int = 0) -> int:
-    """Refuse what could not be extracted, before any work; ``projection`` is the dimension of the network's, 0 = it has none.
+def check(name: str, *, sobel: bool, size: int, settings: ExtractSettings, tops: Mapping[str, int] | None = None) -> int:
+    """Refuse what could not be extracted, before any work; ``tops``: the dimensions of what stands on top of the network, 0 = nothing.
 
     Returns:
         Dimension of the features.
@@ -64,11 +64,12 @@ def check(name: str, *, sobel: bool, size: int, settings: ExtractSettings, proje
         UsageError: no such backbone, views of a size that it cannot take, or no such layer or map.
     """
     from ucl.networks.build import empty
-    from ucl.networks.taps import PROJECTION, Tap
+    from ucl.networks.taps import Tap
 
-    if settings.layer == PROJECTION and projection:
+    above = (tops or {}).get(settings.layer, 0)
+    if above:
         Tap(empty(name, sobel=sobel, size=size), size)
-        return projection
+        return above
     return Tap(empty(name, sobel=sobel, size=size), size, settings.layer, settings.map, final_relu=settings.final_relu).dim
 
 
@@ -83,16 +84,34 @@ def tap(network: Network, model: Checkpoint, settings: ExtractSettings) -> Tap:
     Raises:
         UsageError: no such layer or map, or views of a size that the network cannot take.
     """
-    from ucl.networks.taps import PROJECTION, Projected, Tap
+    from ucl.networks.taps import NECK, TOPS, Tap, Topped
 
-    if settings.layer != PROJECTION:
-        return Tap(network, int(model.config["size"]), settings.layer, settings.map, final_relu=settings.final_relu)
+    layer = settings.layer
+    if layer not in TOPS:
+        return Tap(network, int(model.config["size"]), layer, settings.map, final_relu=settings.final_relu)
     if settings.map != ExtractSettings.map:
-        raise UsageError("map: the projection is a vector, there is no map to reduce", "leave it out")
-    linear = projection(model, int(network.feature_dim))
-    if linear is None:
-        raise UsageError("layer: this checkpoint has no projection", "--set init.projection=128 where it is made; or leave --layer out")
-    return Projected(network, int(model.config["size"]), linear)
+        raise UsageError(f"map: the {layer} is a vector, there is no map to reduce", "leave it out")
+    dim = int(network.feature_dim)
+    top: nn.Module | None = neck(model, dim) if layer == NECK else projection(model, dim)
+    if top is None:
+        raise UsageError(f"layer: this checkpoint has no {layer}", f"--set init.{layer}={256 if layer == NECK else 128} where it is made; "
+                         "or leave --layer out")
+    out = int(model.model[f"{layer}.4.weight" if layer == NECK else f"{layer}.weight"].shape[0])
+    return Topped(network, int(model.config["size"]), top, layer, out)
+
+
+def neck(model: Checkpoint, d: int) -> nn.Sequential | None:
+    """The neck of a checkpoint on features of ``d`` dimensions, in training mode; None if it has none."""
+    from ucl.networks.neck import neck as of
+
+    return of(part(model, "neck."), d, float(model.config.get("neck_dropout", 0.5)))
+
+
+def under_head(model: Checkpoint, d: int) -> nn.Sequential | None:
+    """What stands between features of ``d`` dimensions and a checkpoint's classifier: UIC's hidden layers, ODC's neck, or nothing."""
+    from ucl.networks.mlp import mlp
+
+    return neck(model, d) if model.config.get("head_on") == "neck" else mlp(part(model, "mlp."), d)
 
 
 def new_head(d: int, k: int, key: Key) -> nn.Linear:

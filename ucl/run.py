@@ -15,8 +15,9 @@ from ucl.device import Runtime
 from ucl.methods.method import Step, plan, plan_length
 
 if TYPE_CHECKING:
-    from ucl.artifacts import Stored
+    from ucl.artifacts import Labels, Stored
     from ucl.safepoints import SafePoints
+    from ucl.settings import ClusterSettings
 
 _MAKES = {"extract": "ucl/features", "cluster": "ucl/labels", "purify": "ucl/labels"}
 Slots = dict[str, Any]
@@ -72,10 +73,7 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
         sign(stream.head, step, inputs, context, runtime)
         made = {"features": stream.collect(safe.rows(stream, slots["images"], runtime) if safe else None)}
     elif step.verb == "cluster":
-        from ucl.cluster import cluster
-
-        made = {"labels": cluster(slots["features"], step.settings, context,  # type: ignore[arg-type]
-                                  previous=slots.get("previous"), threads=runtime.threads, memory=runtime.memory)}
+        made = {"labels": _clustered(step.settings, slots, context, runtime)}  # type: ignore[arg-type]
     elif step.verb == "purify":
         from ucl.purify import purify
 
@@ -89,13 +87,26 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
                               report, slots.get("previous"), resume=safe.training(this) if safe else None,
                               safe=safe.point(this, labels) if safe else None)
         made = {"model": trained.model, "metrics": trained.metrics}
-        if labels is not None and trained.labels is not None:
+        if trained.made is not None:
+            made["labels"] = trained.made
+        elif labels is not None and trained.labels is not None:
             trained.labels.provenance = labels.provenance
             slots["labels"] = trained.labels
     for artifact in made.values():
         if not isinstance(artifact, dict):
             sign(artifact, step, inputs, context, runtime)
     return made
+
+
+def _clustered(settings: ClusterSettings, slots: Slots, context: Context, runtime: Runtime) -> Labels:
+    if settings.method == "argmax":
+        from ucl.argmax import label_by_head
+
+        return label_by_head(slots["features"], slots["model"], context, previous=slots.get("previous"), history=settings.history,
+                             threads=runtime.threads)
+    from ucl.cluster import cluster
+
+    return cluster(slots["features"], settings, context, previous=slots.get("previous"), threads=runtime.threads, memory=runtime.memory)
 
 
 def turn(slots: Slots, context: Context, runtime: Runtime, report: Report = silent,

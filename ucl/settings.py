@@ -16,14 +16,24 @@ from typing import Any
 
 from ucl.errors import UsageError
 from ucl.fields import Settings, option, parse
-from ucl.method_settings import METHOD_TABLES, AndSettings, IrSettings, IsSettings, PcpSettings, PlanSettings, RoundSettings
+from ucl.method_settings import (
+    METHOD_TABLES,
+    AndSettings,
+    IrSettings,
+    IsSettings,
+    OdcSettings,
+    PcpSettings,
+    PlanSettings,
+    RoundSettings,
+    UicSettings,
+)
 from ucl.stage_settings import CLUSTERING, ClusterSettings, ExtractSettings, PurifySettings, TrainSettings, ViewSettings
 
 __all__ = [
     "BESIDE", "CHECKPOINT_EVERY", "CIFAR_MEAN", "CIFAR_STD", "CLUSTERING", "METHOD_TABLES", "SETTINGS", "AndSettings", "ClusterSettings",
     "CompareSettings", "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings",
-    "ListSettings", "MachineSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings", "ViewSettings",
-    "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
+    "ListSettings", "MachineSettings", "OdcSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings",
+    "UicSettings", "ViewSettings", "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
 ]
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -57,6 +67,10 @@ class InitSettings(ListSettings):
                              source="IR, IS, AND, PCP: 128")
     projection_init: str = option("he", "what the projection is drawn from; he: normal, of variance 2 / D, bias 0; torch: uniform in "
                                   "+-1 / sqrt(D)", choices=("he", "torch"), source="IR, AND, PCP, released codes: torch")
+    neck: int = option(0, "dimensions of ODC's neck on top of the features, a hidden layer, batch normalisation, dropout and a last layer, each "
+                       "with ReLU; 0 = none", low=0, source="ODC: 256")
+    neck_hidden: int = option(512, "width of the neck's hidden layer", low=1, source="ODC: 512")
+    neck_dropout: float = option(0.5, "dropout in the neck", low=0, high=1, source="ODC: 0.5")
     size: int = option(32, "side of a view in pixels; where it is not given, the network's own", low=8)
     mean: tuple[float, float, float] = option(CIFAR_MEAN, "mean of the channels, of values in 0 to 1; where it is not given, ImageNet's "
                                               "for networks of more than 64 px", source="CIFAR-10")

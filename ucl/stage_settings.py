@@ -42,7 +42,7 @@ class ExtractSettings(ViewSettings):
                          source="training: as in DeepCluster-v2, SwAV's released code")
     views: str = option("fixed", "what is seen of an image: fixed: all of it, or its middle square; train: a random view, other ones in every "
                         "epoch", choices=("fixed", "train"), source="DeepCluster section 3.2; train: PCP, released code")
-    layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, a module's path, or projection")
+    layer: str = option("", "layer to read instead of the last one, as conv3, layer4, fc6, a module's path, projection or neck")
     map: str = option("mean", "what a map of features becomes: mean or max over the places, flatten, grid-S or max-S (averages or "
                       "maxima of S x S parts)")
 
@@ -64,7 +64,8 @@ class ExtractSettings(ViewSettings):
 CLUSTERING: dict[str, tuple[str, ...]] = {
     "kmeans": ("k", "iterations", "redo", "spherical", "max_points", "empty"),
     "minibatch": ("k", "redo", "spherical", "empty", "batch", "passes", "reassign"),
-    "pic": ("neighbors", "sigma", "alpha", "walk", "distribute")}
+    "pic": ("neighbors", "sigma", "alpha", "walk", "distribute"),
+    "argmax": ()}
 """What each method of `ucl cluster` reads beside what all do."""
 
 
@@ -73,7 +74,8 @@ class ClusterSettings(Settings):
     """`ucl cluster`: PCA, whitening, L2, k-means or another method."""
 
     method: str = option("kmeans", "kmeans; minibatch: mini-batch k-means; pic: power iteration clustering, which finds the number of "
-                         "clusters", choices=tuple(CLUSTERING), source="DeepCluster section 4.1; PIC: its appendix")
+                         "clusters; argmax: no clustering, each image gets its class of the classifier of --model",
+                         choices=tuple(CLUSTERING), source="DeepCluster section 4.1; PIC: its appendix")
     k: int = option(0, "number of clusters; 0 = 2 % of the images, at least 2, at most 10,000", flags=("-k", "--k"), low=0,
                     source="32-px preset: PCP, table III")
     pca: int = option(256, "dimensions kept by PCA, at most N-1 and D; 0 = no PCA", low=0,
@@ -113,13 +115,20 @@ class ClusterSettings(Settings):
     @property
     def unread(self) -> frozenset[str]:
         """What the other methods alone read."""
-        return frozenset(name for names in CLUSTERING.values() for name in names) - frozenset(CLUSTERING[self.method])
+        others = frozenset(name for names in CLUSTERING.values() for name in names) - frozenset(CLUSTERING[self.method])
+        return others | _OF_ROWS if self.method == "argmax" else others
 
     def why_unread(self, name: str) -> tuple[str, str]:
         """That another method reads it."""
+        if name in _OF_ROWS:
+            return "is of clustering, and argmax asks a classifier", "leave it out"
         methods = [method for method, names in CLUSTERING.items() if name in names]
         more = ", which finds the number of clusters itself" if name == "k" else ""
         return f"is of {' and '.join(methods)} only, the method is {self.method}{more}", f"leave it out, or --method {methods[0]}"
+
+
+_OF_ROWS = frozenset({"pca", "whiten", "l2", "rank_deficient", "warm_start"})
+"""What only the methods that cluster rows read."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +159,9 @@ class TrainSettings(ViewSettings):
     """`ucl train-epoch`: one epoch of classification on the pseudo-labels, or of telling images apart."""
 
     objective: str = option("classify", "classify: a classifier over the clusters; instance: each image, or purified cluster, told from all "
-                            "others by a memory of past embeddings", choices=("classify", "instance"),
-                            source="DeepCluster section 3.1; IR, AND and PCP, released codes")
+                            "others by a memory of past embeddings; online: a classifier over clusters that move in every step; relabel: one whose "
+                            "own classes of the images are the next epoch's labels", choices=("classify", "instance", "online", "relabel"),
+                            source="DeepCluster section 3.1; IR, AND and PCP, released codes; ODC; UIC section 3.2")
 
     batch: int = option(256, "images in a batch; the last, partial one is kept", low=2,
                         source="DeepCluster section 4.1")
@@ -175,8 +185,8 @@ class TrainSettings(ViewSettings):
                           choices=("none", "inverse", "inverse-sqrt"), source="DeepCluster section 3.3; ODC 3.2")
     nesterov: bool = option(False, "Nesterov's momentum", source="AND, released code")
     tau: float = option(0.1, "instance: temperature of the softmax", low=1e-6, source="IR, PCP, released codes")
-    memory_momentum: float = option(0.5, "instance: share of the old embedding in the memory's new one", low=0, high=1,
-                                    source="IR, PCP, released codes")
+    memory_momentum: float = option(0.5, "instance, online: share of the old embedding in the memory's new one", low=0, high=1,
+                                    source="IR, PCP, released codes; ODC: m 0.5")
     cluster_loss: str = option("mass", "instance: loss of an image in a cluster; mass: -log of the members' summed probability; pairs: the "
                                "mean of their -log probabilities", choices=("mass", "pairs"),
                                source="PCP, released code; the paper's equation 5 sums over pairs")
@@ -188,6 +198,27 @@ class TrainSettings(ViewSettings):
                             low=0, high=1, source="AND: a quarter more in every round")
     neighbors: int = option(1, "instance: neighbours that an anchor is merged with", low=1, source="AND")
     discover: bool = option(False, "instance: look for anchors and neighbours anew before this epoch", source="AND: before every round")
+    similarity: str = option("dot", "online: nearest centroid; dot: of the largest inner product; l2: of the least distance", choices=("dot", "l2"),
+                             source="ODC, released code: dot; the paper: l2")
+    refresh_every: int = option(10, "online: steps between two refreshes of the centroids", low=1, source="ODC: 10")
+    refresh: str = option("all", "online: centroids that a refresh recomputes: all, or those of clusters that changed", choices=("all", "changed"),
+                          source="ODC, released code: all; the paper: changed")
+    least: int = option(20, "online: members below which a cluster is repaired: they join others, and it gets half of the largest", low=1,
+                        source="ODC: 20 of 128 in the mean")
+    repair: str = option("loop", "online: loop: repair until no cluster is small; once: in a single pass, which may leave some",
+                         choices=("loop", "once"), source="ODC: loop; its released code: once")
+    repair_every: int = option(1, "online: steps between two repairs", low=1, source="ODC, released code: 1")
+    replacement: bool = option(True, "online: draw an epoch's images with replacement, instead of each once",
+                               source="ODC, released code; the paper is silent")
+    relabel: str = option("training", "relabel: where labels come from; training: of the next epoch, from the logits of this one's training pass; "
+                          "fixed: of this epoch, from a pass over the fixed views before it; none: they stay", choices=("training", "fixed", "none"),
+                          source="UIC section 3.2; fixed: its ablation without augmented labels")
+    k: int = option(0, "relabel: number of classes, where neither labels nor model say it", flags=("-k", "--k"), low=0, source="UIC: 3000")
+    first_labels: str = option("random", "relabel: labels of the first epoch; random: each image's own draw; balanced: equal classes",
+                               choices=("random", "balanced"), source="UIC, released code: random")
+    fill_empty: bool = option(True, "relabel: before the epoch every empty class gets half of the largest", source="UIC section 3.2")
+    mlp: int = option(0, "relabel: width of two hidden layers under the classifier, where the model has none yet; 0 = no such layers", low=0,
+                      source="UIC, released code: 2048 on ResNet-50")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,21 +227,32 @@ class TrainSettings(ViewSettings):
 
     @property
     def unread(self) -> frozenset[str]:
-        """What the other objective alone reads."""
-        instance = {"tau", "memory_momentum", "cluster_loss", "sampled", "spread", "anchors", "neighbors", "discover"}
-        if self.objective == "classify":
-            return frozenset(instance)
-        more = set() if self.anchors else {"neighbors", "discover"}
-        if self.spread == 1:
-            more = instance - {"spread", "tau"}
-        return frozenset({"head", "head_momentum", "sampler", "keep_features", "weights"} | more)
+        """What other objectives read, and what the settings themselves make idle."""
+        idle = {name for name, readers in _READERS.items() if self.objective not in readers}
+        if self.objective == "instance" and self.spread == 1:
+            idle |= _INSTANCE - {"spread", "tau"} | {"memory_momentum"}
+        elif self.objective == "instance" and not self.anchors:
+            idle |= {"neighbors", "discover"}
+        return frozenset(idle)
 
     def why_unread(self, name: str) -> tuple[str, str]:
         """Which setting makes it idle."""
-        if self.objective == "classify":
-            return "is of the instance objective, and the objective is classify", "leave it out, or --objective instance"
-        if name in ("head", "head_momentum", "sampler", "keep_features", "weights"):
-            return "is of the classifier, and the objective is instance, which takes every image in turn", "leave it out"
+        readers = _READERS[name]
+        if self.objective not in readers:
+            said = "is of the classifier" if readers[0] == "classify" else f"is of the {' or '.join(readers)} objective"
+            why = {"instance": "which takes every image in turn", "relabel": "whose classifier is kept, and trained as the network is",
+                   "online": "whose labels move in every step"}.get(self.objective, "") if readers[0] == "classify" else ""
+            return (f"{said}, and the objective is {self.objective}{', ' * bool(why)}{why}",
+                    "leave it out" if readers[0] == "classify" else f"leave it out, or --objective {readers[0]}")
         if self.spread == 1:
             return "is of the memory, which has no share in the loss while spread is 1", "leave it out, or a smaller --spread"
         return "needs anchors, and there are none", "leave it out, or give --anchors; in a plan of and: the table [and]"
+
+
+_INSTANCE = {"tau", "cluster_loss", "sampled", "spread", "anchors", "neighbors", "discover"}
+_READERS: dict[str, tuple[str, ...]] = {
+    "head": ("classify",), "keep_features": ("classify",), "sampler": ("classify", "relabel"), "weights": ("classify", "online"),
+    "head_momentum": ("classify", "online"), "memory_momentum": ("instance", "online"), **dict.fromkeys(sorted(_INSTANCE), ("instance",)),
+    **dict.fromkeys(("similarity", "refresh_every", "refresh", "least", "repair", "repair_every", "replacement"), ("online",)),
+    **dict.fromkeys(("relabel", "k", "first_labels", "fill_empty", "mlp"), ("relabel",))}
+"""Settings of train-epoch that not all objectives read -> those that do."""

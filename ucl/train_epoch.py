@@ -24,6 +24,7 @@ from ucl.context import Context
 from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
+from ucl.labelled import as_labels
 from ucl.objectives import objective
 from ucl.safepoints import MIDWAY, SafePoint
 from ucl.settings import TrainSettings
@@ -38,11 +39,13 @@ LOSSES = f"{MIDWAY}/losses"
 
 @dataclasses.dataclass
 class Trained:
-    """What an epoch made: the checkpoint, the labels it was trained on (complete, with samples; None without), and its metrics."""
+    """What an epoch made: the checkpoint, the labels it was trained on (complete, with samples; None without), its metrics, and labels
+    that it made itself, for the next epoch (None from an objective that makes none)."""
 
     model: Checkpoint
     labels: Labels | None
     metrics: dict[str, Any]
+    made: Labels | None = None
 
 
 def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, settings: TrainSettings, context: Context,
@@ -54,7 +57,8 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
         images: N images.
         model: what to go on from.
         labels: N pseudo-labels.  To classification -1 is an image that is never drawn; to the instance objective it is an
-            image of its own class, and so is every image where there are no labels (None).
+            image of its own class, and so is every image where there are no labels (None).  The objectives whose labels move
+            begin with them, and go on without.
         settings: objective, optimizer, sampler, views.
         context: seed and epoch; every draw is keyed by them.
         runtime: device, threads.
@@ -79,13 +83,25 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
         raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     losses = _loop(state, batches, rows, settings, key, report, context, safe)
+    found = state.objective.finish()
+    made = _handed_on(state.objective.handed_on(), images, settings, context, previous)
     trained = state.checkpoint(model, context, len(losses), len(rows))
+    told = labels if made is None else made
     seconds = time.monotonic() - started + state.seconds
     means = _mean_losses(losses, len(rows), settings.batch)
     metrics = {"epoch": context.epoch, **dict(zip(("loss", *state.objective.columns), means, strict=True)),
-               **(describe(labels, images, previous, settings) if labels is not None else _of_images(images)), "steps": len(losses),
+               **(describe(told, images, previous, settings) if told is not None else _of_images(images)), **found, "steps": len(losses),
                "lr": settings.lr, "seconds_train": round(seconds, 3), "images_per_second_train": round(len(rows) / seconds, 1)}
-    return Trained(trained, None if labels is None else replace(labels, context=context), metrics)
+    return Trained(trained, None if labels is None else replace(labels, context=context), metrics, made)
+
+
+def _handed_on(labels: tuple[NDArray[np.int32], int] | None, images: ImageList, settings: TrainSettings, context: Context,
+               previous: Labels | None) -> Labels | None:
+    """Labels that an epoch made, as an artifact."""
+    if labels is None:
+        return None
+    found, k = labels
+    return as_labels(found, k, images.samples, context, {"method": settings.objective, "l2": False, "whiten": False}, previous)
 
 
 def _checked(labels: Labels, images: ImageList) -> Labels:
@@ -118,7 +134,7 @@ def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
 
 def describe(labels: Labels, images: ImageList, previous: Labels | None, settings: TrainSettings) -> dict[str, Any]:
     """Sizes, agreement with the last labels, and for classification a warning when the clusters collapse."""
-    classify = settings.objective == "classify"
+    classify = settings.objective != "instance"
     given = np.where(labels.weight > 0, labels.labels, np.int32(-1)) if classify and labels.weight is not None else labels.labels
     size = np.bincount(given[given >= 0], minlength=labels.k)
     kept, filled = int(size.sum()), int((size > 0).sum())
@@ -215,16 +231,17 @@ class _State:
         """Everything the next epoch needs; with ``midway`` also what the rest of this one does."""
         from ucl import models
 
-        tensors = {name: v for name, v in before.model.items() if name.startswith("projection.")}  # classification leaves it as it was
+        tensors = {name: v for name, v in before.model.items() if name.startswith(("projection.", "neck."))}  # as they were, where nobody trains them
         tensors |= {f"backbone.{k}": v for k, v in models.to_arrays(self.backbone).items()} | self.objective.tensors()
         optimizer = self.objective.momentum(midway=midway)
         for prefix, module in self._parts().items():
             optimizer |= models.momentum_arrays(self.optimizer, module, prefix)
         past = before.progress
-        memory = self.carried | self.objective.memory()
+        memory = self.carried | self.objective.memory(midway=midway)
+        config = {name: v for name, v in before.config.items() if name != "head_on"} | self.objective.config()
         progress = {"epoch": context.epoch + 1, "step": past.get("step", 0) + steps, "seed": context.seed,
                     "samples_seen": past.get("samples_seen", 0) + draws, "world_size": dist.world()[1]}
-        return Checkpoint(tensors, optimizer, memory, before.config | self.objective.config(), progress, context=context)
+        return Checkpoint(tensors, optimizer, memory, config, progress, context=context)
 
     def midway(self, context: Context, batches: int, draws: int) -> Checkpoint:
         """Everything the rest of this epoch needs, after ``draws`` images; ``batches`` is how many the epoch has."""

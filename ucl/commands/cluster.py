@@ -17,12 +17,16 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
                                                          "history. Default: the generation's.")] = None,
          assign: Annotated[str | None, typer.Option("--assign", metavar="LABELS", help="No clustering: put each image in the nearest cluster "
                                                     "of these labels.")] = None,
+         model: Annotated[str | None, typer.Option("--model", metavar="CKPT", help="argmax: the model whose classifier labels the images. Default: "
+                                                   "the generation's.")] = None,
          stage: StageOption = "", output: OutputOption = None, force: ForceOption = False, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Cluster features."""
+    import dataclasses
     from pathlib import Path
 
     from ucl import memory
+    from ucl.errors import UsageError
     from ucl.front import session
     from ucl.front.labels import features_reader, load_input, write_labels
     from ucl.front.streams import find_output
@@ -51,8 +55,29 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
     x, context = load_input(features, run, "features", common, reader=features_reader(runtime.memory, needed))
     step = session.step_of(context, "cluster", stage, given)
     context = session.with_flags(context, "cluster", given, step)
+    if step.settings.method != "argmax" and model is not None:  # type: ignore[attr-defined]
+        raise UsageError(f"--model {model}: is of argmax only, the method is {step.settings.method}", "leave it out, or --method argmax")  # type: ignore[attr-defined]
+    classifier = None
+    if step.settings.method == "argmax":  # type: ignore[attr-defined]
+        step = dataclasses.replace(step, reads=("features", "model", "previous"))
+        classifier = _model(model, run)
     last = load(Path(previous), "ucl/labels") if previous else None
     if last is None and run is not None and context.method:
         last = session.load_labels(run, context.generation)
-    made = perform(step, {"features": x, "previous": last}, context, runtime)
+    made = perform(step, {"features": x, "previous": last, "model": classifier}, context, runtime)
     return write_labels("ucl cluster", made["labels"], where, common, json_, force=force, run=run)
+
+
+def _model(path: str | None, run: Any) -> Any:
+    """The model whose classifier is asked: the one named, or the run directory's newest."""
+    from pathlib import Path
+
+    from ucl.errors import UsageError
+    from ucl.front import session
+    from ucl.store import load
+
+    if path is not None:
+        return load(Path(path), "ucl/checkpoint")
+    if run is None:
+        raise UsageError("argmax: no model, whose classifier is to label the images", "--model CKPT")
+    return session.load_model(run, run.newest)

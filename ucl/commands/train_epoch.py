@@ -11,7 +11,7 @@ from ucl.front.options import Common, EveryOption, ForceOption, ResumeOption, St
 from ucl.settings import CHECKPOINT_EVERY, seconds
 
 TrainedOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="In a run directory: also write the labels that "
-                                                   "were trained on. Outside: the checkpoint. - is standard output.")]
+                                                   "were trained on, or that the epoch made. Outside: the checkpoint. - is standard output.")]
 EXAMPLE = "ucl extract | ucl cluster -k 100 | ucl train-epoch"
 
 

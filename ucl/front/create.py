@@ -106,7 +106,8 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
         begun = (model, noted)
     for step in steps:
         if isinstance(step.settings, ExtractSettings):
-            models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings, projection=settings.projection)
+            models.check(settings.backbone, sobel=settings.sobel, size=settings.size, settings=step.settings,
+                         tops={"projection": settings.projection, "neck": settings.neck})
     images = read_images(config, settings, common, next(p for p in target.absolute().parents if p.is_dir()))
     advice = advise(dataclasses.replace(context, images=images.n - len(images.reasons)))
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
@@ -220,8 +221,7 @@ def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any, be
     (folder / "epochs").mkdir()
     (folder / "work").mkdir()
     model = begun[0] if begun else drawn(settings, config.seed)
-    if settings.projection:
-        _project(model, settings, config.seed)
+    _top(model, settings, config.seed)
     model.progress, model.context, model.provenance = {"seed": config.seed, "world_size": 1}, context, images.provenance
     if begun:
         said["weights"] = model.config["weights"]
@@ -242,13 +242,22 @@ def drawn(settings: InitSettings, seed: int) -> Any:
                               "mean": list(settings.mean), "std": list(settings.std)})
 
 
-def _project(model: Any, settings: InitSettings, seed: int) -> None:
-    """Put a projection on top of a checkpoint's features."""
+def _top(model: Any, settings: InitSettings, seed: int) -> None:
+    """Put a projection, a neck, or both beside each other, on top of a checkpoint's features."""
+    if not settings.projection and not settings.neck:
+        return
     from ucl import models
+    from ucl.networks.neck import new_neck
 
-    linear = models.new_projection(int(models.restore(model).feature_dim), settings.projection, Key(seed, stage="init"), settings.projection_init)
-    model.model |= {f"projection.{k}": v for k, v in models.to_arrays(linear).items()}
-    model.config["projection"] = settings.projection
+    dim, key = int(models.restore(model).feature_dim), Key(seed, stage="init")
+    made: dict[str, Any] = {}
+    if settings.projection:
+        made["projection"] = models.new_projection(dim, settings.projection, key, settings.projection_init)
+        model.config["projection"] = settings.projection
+    if settings.neck:
+        made["neck"] = new_neck(dim, settings.neck_hidden, settings.neck, settings.neck_dropout, key)
+        model.config["neck_dropout"] = settings.neck_dropout
+    model.model |= {f"{name}.{k}": v for name, module in made.items() for k, v in models.to_arrays(module).items()}
 
 
 def _summary(run: RunDir, made: Any, seconds: float, common: Common, as_json: bool) -> None:

@@ -190,11 +190,11 @@ def _write_rows(writer: ArtifactWriter, stream: FeatureStream, done: Callable[[A
 def features_now(run: RunDir, common: Common, runtime: device.Runtime, images: Any = None, model: Any = None) -> Any:
     """Features of a run's newest model in memory, for evaluation: of the plan's layer, and of the whole images."""
     from ucl.extract import extract
-    from ucl.methods.method import step_for
+    from ucl.methods.method import evaluated
     from ucl.run import sign
 
     context = dataclasses.replace(run.context(), stage="extract")
-    step = step_for(context, "extract")
+    step = evaluated(context)
     settings: Any = dataclasses.replace(step.settings, source="network", views="fixed")  # type: ignore[call-arg]
     images = images if images is not None else session.load_images(run)
     model = model if model is not None else session.load_model(run, run.newest)

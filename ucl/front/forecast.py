@@ -29,22 +29,31 @@ def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) 
                           overrides=config.overrides)
     init = settings_of(config)
     steps, total = plan(context), plan_length(context)
-    differing = changing(context, total)
+    differing, left = changing(context, total), max(total - context.epoch, 0)
     if toml:
         return _toml(config, steps, init, differing)
-    left = max(total - context.epoch, 0)
     lines = [f"# {config.method}: {config.n} images at {config.size} px, {init.backbone}; epoch {context.epoch} of {total}, "
              f"{config.threads} threads, seed {config.seed}"]
     if run is None:
         assert asked is not None
         lines.append(f"{_init_line(asked, where)} && cd {shlex.quote(where)}")
-    words = [shell_line(step, {name for stage, name in differing if stage == step.stage}) for step in steps]
-    lines += ["until ucl status --done; do", "    " + " | ".join(words) + " || exit", "done"]
+    later = plan(dataclasses.replace(context, epoch=context.epoch + 1)) if left > 1 else steps
+    if [s.stage for s in later] != [s.stage for s in steps]:
+        lines.append(f"{_pipe(steps, differing)} || exit")
+        steps_left = later
+    else:
+        steps_left = steps
+    lines += ["until ucl status --done; do", f"    {_pipe(steps_left, differing)} || exit", "done"]
     if differing:
         lines.append("# the plan's, from epoch to epoch: " + ends_text(differing))
     if not left:
         lines.append("# the plan is done")
     return [*lines, *_costs(run, config, init, steps, left)]
+
+
+def _pipe(steps: list[Step], differing: Collection[tuple[str, str]]) -> str:
+    """A turn as one line of shell."""
+    return " | ".join(shell_line(step, {name for stage, name in differing if stage == step.stage}) for step in steps)
 
 
 def _init_line(asked: Request, where: str) -> str:
@@ -61,11 +70,11 @@ def _init_line(asked: Request, where: str) -> str:
 
 def changing(context: Context, total: int) -> dict[tuple[str, str], tuple[str, str]]:
     """(stage, setting) -> (in the first epoch, in the last one), of all settings that the plan changes from epoch to epoch."""
-    turns = [plan(dataclasses.replace(context, epoch=epoch)) for epoch in range(total)]
+    turns = [{step.stage: step.settings.as_dict() for step in plan(dataclasses.replace(context, epoch=epoch))} for epoch in range(total)]
     found: dict[tuple[str, str], tuple[str, str]] = {}
-    for number, step in enumerate(turns[0] if turns else []):
-        every = [turn[number].settings.as_dict() for turn in turns]
-        found |= {(step.stage, name): (_text(value), _text(every[-1][name])) for name, value in every[0].items()
+    for stage in dict.fromkeys(stage for turn in turns for stage in turn):
+        every = [turn[stage] for turn in turns if stage in turn]
+        found |= {(stage, name): (_text(value), _text(every[-1][name])) for name, value in every[0].items()
                   if any(settings[name] != value for settings in every)}
     return found
 
@@ -107,14 +116,16 @@ def _costs(run: RunDir | None, config: RunConfig, init: InitSettings, steps: lis
 
     n, row = config.n, models.facts(init.backbone)
     extraction = next((s.settings for s in steps if isinstance(s.settings, ExtractSettings) and s.settings.layer), None)
-    dim = models.check(init.backbone, sobel=init.sobel, size=config.size, settings=extraction, projection=init.projection) if extraction else row.dim
+    dim = models.check(init.backbone, sobel=init.sobel, size=config.size, settings=extraction,
+                       tops={"projection": init.projection, "neck": init.neck}) if extraction else row.dim
     cluster: Any = next((s.settings for s in steps if s.verb == "cluster"), None)
     features = n * dim * 4 if cluster is not None else 0
     pixels = n * config.size * config.size * 3
     pixels = pixels if pixels <= init.pack_budget else 0
     held = [f"{_bytes(features)} of features, x {3 if cluster.pca else 2} while they are clustered"] if cluster is not None else []
-    told_apart = any(isinstance(s.settings, TrainSettings) and s.settings.objective == "instance" and s.settings.spread < 1 for s in steps)
-    held += [f"{_bytes(n * (init.projection or row.dim) * 4)} of past embeddings"] if told_apart else []
+    told_apart = any(isinstance(s.settings, TrainSettings) and s.settings.objective in ("instance", "online") and s.settings.spread < 1
+                     for s in steps)
+    held += [f"{_bytes(n * (init.projection or init.neck or row.dim) * 4)} of past embeddings"] if told_apart else []
     held += [f"{_bytes(pixels)} of packed pixels ({'images.h5, mapped' if pixels else 'images are decoded on every pass'})"]
     lines = ["# memory: " + "; ".join(held),
              f"# disk: {_bytes(pixels + features)} for images.h5" + (" and, if kept, one epoch's features" if features else "")]

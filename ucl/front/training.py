@@ -21,6 +21,7 @@ from ucl.front.streams import find_output, open_output, partial_of, stdin_is_dat
 from ucl.run import identity, perform
 from ucl.rundir import RunDir
 from ucl.safepoints import SafePoints
+from ucl.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,15 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
     asked = session.step_of(_next(run, common), "train-epoch", stage, given)
     safe = run.safe_points(every, strict=resume)
     wanted = "labels" in asked.reads
+    makes = "labels" in asked.writes
     if labels is not None and not wanted:
-        raise UsageError(f"{labels}: the method {run.config.method} trains without labels", "leave them out, or train outside the plan: --model")
-    if output is not None and not wanted:
+        own = "goes on with its own labels" if makes else "trains without labels"
+        raise UsageError(f"{labels}: the method {run.config.method} {own}", "leave them out, or train outside the plan: --model")
+    if output is not None and not makes:
         raise UsageError(f"-o {output}: the method {run.config.method} has no labels to write", "the model is in the run directory")
     if not wanted and stdin_is_data():
-        log.warning("standard input is not read: the method %s trains without labels", run.config.method)
+        log.warning("standard input is not read: the method %s %s", run.config.method,
+                    "goes on with its own labels" if makes else "trains without labels")
     alone = labels is None and (not wanted or not stdin_is_data())
     if not alone:  # a pipe may have to be waited for
         found, context = load_input(labels, run, "labels", common, joins=True)
@@ -58,7 +62,8 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
         slots = _slots(run, context, found)
         with Progress("ucl train-epoch", common) as progress:
             made = perform(step, slots, context, runtime, progress, safe)
-        commit_turn(run, context, slots | made, made["metrics"], safe)
+        slots |= made
+        commit_turn(run, context, slots, made["metrics"], safe)
     if output is not None:
         from ucl.store import save
 
@@ -116,7 +121,7 @@ def loose_epoch(run: RunDir | None, labels: str | None, images: str | None, chos
     if resume and beside is None:
         raise UsageError("--resume: nothing is kept of what goes to a stream", "name the file: -o FILE")
     safe = SafePoints(beside, every=every, strict=resume) if beside is not None else None
-    unlabelled = labels is None and given.get("objective") == "instance" and not stdin_is_data()
+    unlabelled = labels is None and given.get("objective", TrainSettings.objective) != TrainSettings.objective and not stdin_is_data()
     found, context = (None, Context(seed=common.seed or 0)) if unlabelled else load_input(labels, None, "labels", common)
     checkpoint = load(Path(model), "ucl/checkpoint") if model else session.load_model(run, run.newest)  # type: ignore[arg-type,union-attr]
     pictures = open_images(images, None, checkpoint, {k: v for k, v in chosen.items() if v}, common, runtime) if images else session.load_images(run)  # type: ignore[arg-type]

@@ -19,6 +19,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "is": ("ucl.methods.is_", "Ye et al., CVPR 2019: two views of each image told from the rest of the batch"),
     "and": ("ucl.methods.and_", "Huang et al., ICML 2019: ir in rounds, in which the surest images are merged with their nearest neighbours"),
     "pcp": ("ucl.methods.pcp", "Zhang et al., ICPR 2020: ever fewer clusters, purified by distance and by votes of past epochs"),
+    "odc": ("ucl.methods.odc", "Zhan et al., CVPR 2020: clustered once; then labels and centroids move with the network, batch by batch"),
+    "uic": ("ucl.methods.uic", "Chen et al., ECCV Workshops 2020: the network's own class of a view is the image's label in the next epoch"),
 }
 
 

@@ -57,6 +57,10 @@ class Method:
     advice: Callable[[Context], Iterable[str]] = lambda context: ()
 
 
+_READS = {"extract": ("images", "model"), "cluster": ("features", "previous"), "purify": ("labels",), "train-epoch": ("images", "model", "labels")}
+"""What a verb takes where no plan says it."""
+
+
 def method_named(name: str) -> Method:
     """The method called ``name``.
 
@@ -82,6 +86,17 @@ def plan(context: Context) -> list[Step]:
     steps = list(method_named(context.method).steps(context))
     return [dataclasses.replace(step, settings=_applied(step.settings, set_by_hand(context, step.verb), "ucl.toml"))
             for step in steps]
+
+
+def evaluated(context: Context) -> Step:
+    """The extraction whose features are evaluated: what the method names beside its plan, else the plan's."""
+    return _beside(context, "extract") if "extract" in method_named(context.method).beside(context) else step_for(context, "extract")
+
+
+def _beside(context: Context, verb: str) -> Step:
+    """A verb that the turn does not use: its own defaults, and what the method and ucl.toml say of it."""
+    own = SETTINGS[verb]().override(method_named(context.method).beside(context).get(verb, {}))
+    return Step(verb, _applied(own, set_by_hand(context, verb), "ucl.toml"), _READS.get(verb, ()), ())
 
 
 def _applied(settings: Settings, by_hand: Mapping[str, Any], where: str = "") -> Settings:
@@ -130,7 +145,7 @@ def step_for(context: Context, verb: str, stage: str = "", overrides: Mapping[st
         UsageError: the plan has several steps of this verb and none was named.
     """
     if not context.method:
-        step = Step(verb, SETTINGS[verb](), (), (), stage)
+        step = Step(verb, SETTINGS[verb](), _READS.get(verb, ()), (), stage)
     else:
         found = [s for s in plan(context) if s.verb == verb and stage in ("", s.stage)]
         if len(found) > 1:
@@ -141,7 +156,6 @@ def step_for(context: Context, verb: str, stage: str = "", overrides: Mapping[st
         elif stage:
             raise ConfigError(f"{context.method}: no step {stage!r} with verb {verb}",
                               "steps: " + ", ".join(s.stage for s in plan(context)))
-        else:  # a verb the method does not use: its own defaults, and what ucl.toml says of it
-            own = SETTINGS[verb]().override(method_named(context.method).beside(context).get(verb, {}))
-            step = Step(verb, _applied(own, set_by_hand(context, verb), "ucl.toml"), (), ())
+        else:
+            step = _beside(context, verb)
     return dataclasses.replace(step, settings=_applied(step.settings, overrides or {}))

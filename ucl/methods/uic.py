@@ -6,7 +6,7 @@ As a shell loop:
 
     until ucl status --done; do ucl train-epoch || exit; done
 
-Where paper and released code differ, `ucl.uic_settings.UicSettings` says which is followed, and has the other by name.
+Where paper and released code differ, `ucl.settings.UicSettings` says which is followed, and has the other by name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.methods.deepcluster import DIGITS
 from ucl.methods.method import Method, Step, set_by_hand
-from ucl.settings import InitSettings, PlanSettings
-from ucl.uic_settings import FIXED, NONE, RelabelSettings, UicSettings
+from ucl.settings import InitSettings, PlanSettings, TrainSettings, UicSettings
 
 EPOCHS, SMALL_EPOCHS, DIGITS_EPOCHS = 500, 200, 30
 SMALL_SIDE = 64
@@ -56,8 +55,8 @@ def settled(context: Context) -> UicSettings:
         found = dataclasses.replace(found, final_share=(planned - epochs) / epochs)  # no share of whole epochs may meet it exactly
     if not epochs:
         epochs = DIGITS_EPOCHS if context.source == "digits" else SMALL_EPOCHS if context.size <= SMALL_SIDE else EPOCHS
-    classes = found.classes or min(MOST_CLASSES, max(FEWEST_CLASSES, context.images // IMAGES_PER_CLASS))
-    return dataclasses.replace(found, epochs=epochs, classes=classes, lr=found.lr or _at_hand(context)["lr"])
+    k = found.k or min(MOST_CLASSES, max(FEWEST_CLASSES, context.images // IMAGES_PER_CLASS))
+    return dataclasses.replace(found, epochs=epochs, k=k, lr=found.lr or _at_hand(context)["lr"])
 
 
 def final_epochs(settings: UicSettings) -> int:
@@ -78,14 +77,14 @@ def learning_rate(epoch: int, settings: UicSettings) -> float:
     return settings.lr * (1 + math.cos(math.pi * min(1.0, e / t))) / 2
 
 
-def training(context: Context, settings: UicSettings) -> RelabelSettings:
+def training(context: Context, settings: UicSettings) -> TrainSettings:
     """What an epoch is told: where its labels come from, views, optimizer and learning rate."""
-    base = RelabelSettings(sampler=SAMPLER, classes=settings.classes, first_labels=settings.first_labels, mlp=settings.mlp, relabel=settings.relabel)
+    base = TrainSettings(objective="relabel", sampler=SAMPLER, k=settings.k, relabel=settings.relabel)
     made = base.override(_at_hand(context)).override(_views(context, settings))
     made = dataclasses.replace(made, lr=learning_rate(context.epoch, settings))
     if context.epoch < settings.epochs or not final_epochs(settings):
         return made
-    return dataclasses.replace(made, relabel=FIXED if context.epoch == settings.epochs else NONE, split=False)
+    return dataclasses.replace(made, relabel="fixed" if context.epoch == settings.epochs else "none", fill_empty=False)
 
 
 def _at_hand(context: Context) -> dict[str, Any]:
@@ -112,8 +111,8 @@ def _sobel(context: Context) -> bool:
 def steps(context: Context) -> Iterator[Step]:
     """One turn: training alone.  The labels are in the model's memory; their file is for people, and for the agreement with the last."""
     settings = settled(context)
-    if settings.classes > context.images or settings.classes < 2:
-        raise UsageError(f"uic.classes: found {settings.classes}, wanted 2 to {context.images}, the number of usable images")
+    if settings.k > context.images or settings.k < 2:
+        raise UsageError(f"uic.k: found {settings.k}, wanted 2 to {context.images}, the number of usable images")
     yield Step("train-epoch", training(context, settings), reads=("images", "model", "previous"), writes=("model", "labels"))
 
 
@@ -137,8 +136,8 @@ def advice(context: Context) -> Iterator[str]:
         yield f"the plan ends after {planned} epochs, of {settings.epochs} with moving labels and {final_epochs(settings)} on fixed ones"
     elif planned > whole:
         yield f"{planned - whole} epochs follow the last stage, at a learning rate of 0"
-    if context.images < 10 * settings.classes:
-        yield f"{settings.classes} classes for {context.images} images are fewer than 10 images each"
+    if context.images < 10 * settings.k:
+        yield f"{settings.k} classes for {context.images} images are fewer than 10 images each"
 
 
 METHOD = Method("Chen et al., ECCV Workshops 2020", steps, length, init, advice=advice)

@@ -162,21 +162,24 @@ class Tap:
         raise AssertionError(f"{self._point.path} was not reached")
 
 
-PROJECTION = "projection"
-"""Name of the layer on top of the last one, where a checkpoint has it."""
+PROJECTION, NECK = "projection", "neck"
+TOPS = (PROJECTION, NECK)
+"""Names of what may stand on top of the last layer, where a checkpoint has it."""
 
 
-class Projected(Tap):
-    """A tap on the projection: (B, dim) rows of unit length.
+class Topped(Tap):
+    """A tap on what stands on top of the last layer: (B, dim) rows, of unit length behind a projection.
 
     Args:
         network: on the CPU.  size: side of the views.
-        linear: the projection; it is moved to where the network is.
+        top: it is put in evaluation mode, and moved to where the network is.
+        name: one of `TOPS`.
+        dim: of its output.
     """
 
-    def __init__(self, network: Network, size: int, linear: nn.Linear) -> None:
+    def __init__(self, network: Network, size: int, top: nn.Module, name: str, dim: int) -> None:
         super().__init__(network, size)
-        self.linear, self.dim, self.text = linear, int(linear.out_features), PROJECTION
+        self.top, self.dim, self.text = top.eval(), dim, name
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) views as (B, dim) float32."""
@@ -185,7 +188,8 @@ class Projected(Tap):
 
         out = super().__call__(x)
         with torch.autocast(out.device.type, enabled=False):  # as in training
-            return functional.normalize(self.linear.to(out.device)(out.float()), dim=1)
+            values: torch.Tensor = self.top.to(out.device)(out.float())
+            return functional.normalize(values, dim=1) if self.text == PROJECTION else values
 
 
 def rows(values: torch.Tensor, how: str, width_last: bool = False) -> torch.Tensor:

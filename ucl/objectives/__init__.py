@@ -57,8 +57,14 @@ class Objective(Protocol):
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         """Buffers of `optimizers`, as far as the next epoch, or with ``midway`` the rest of this one, goes on with them."""
 
-    def memory(self) -> dict[str, NDArray[Any]]:
-        """Arrays that the next epoch needs, for the checkpoint's memory."""
+    def finish(self) -> dict[str, Any]:
+        """Once, after the last step: metrics of the epoch."""
+
+    def handed_on(self) -> tuple[NDArray[np.int32], int] | None:
+        """(N,) labels that the epoch itself made, a copy, and the number of clusters; None from one that makes none."""
+
+    def memory(self, *, midway: bool) -> dict[str, NDArray[Any]]:
+        """Arrays that the next epoch, or with ``midway`` the rest of this one, needs, for the checkpoint's memory."""
 
     def config(self) -> dict[str, Any]:
         """What the checkpoint's config says of it."""
@@ -91,19 +97,27 @@ def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | N
         model: the checkpoint of the last epoch, or of this one with ``midway``.
         dim: of the network's features.
         images: the list.
-        labels: pseudo-labels with the list's samples; None = none, which classification refuses.
+        labels: pseudo-labels with the list's samples; None = none, which classification refuses, and ODC without clusters of its own.
         settings: which objective, and its numbers.
         key: of the epoch.
         runtime: device.
 
     Raises:
         DataError: a memory of other images, or no labels to classify by.
-        UsageError: as many neighbours of an anchor as images.
+        UsageError: as many neighbours of an anchor as images, no number of classes, or more least members than can be.
     """
     if settings.objective == "instance":
         from ucl.objectives.instance import Instance
 
         return Instance(model, dim, images, labels, settings, key, runtime, midway=midway)
+    if settings.objective == "online":
+        from ucl.objectives.online_epoch import OnlineEpoch
+
+        return OnlineEpoch(model, dim, images, labels, settings, key, runtime, midway=midway)
+    if settings.objective == "relabel":
+        from ucl.objectives.self_labelled import SelfLabelled
+
+        return SelfLabelled(model, dim, images, labels, settings, key, runtime, midway=midway)
     from ucl.errors import DataError
     from ucl.objectives.classify import Classify
 

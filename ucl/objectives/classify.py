@@ -112,7 +112,13 @@ class Classify:
 
         return models.momentum_arrays(self.optimizer, self.head, "head/") if midway or self.settings.head == "kept" else {}
 
-    def memory(self) -> dict[str, NDArray[np.float32]]:
+    def finish(self) -> dict[str, Any]:
+        return {}
+
+    def handed_on(self) -> None:
+        """The labels are those it was given."""
+
+    def memory(self, *, midway: bool) -> dict[str, NDArray[np.float32]]:
         return {REMEMBERED: self.features} if self.features is not None else {}
 
     def config(self) -> dict[str, Any]:

@@ -132,7 +132,13 @@ class Instance:
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         return {}
 
-    def memory(self) -> dict[str, NDArray[Any]]:
+    def finish(self) -> dict[str, Any]:
+        return {}
+
+    def handed_on(self) -> None:
+        """The labels are those it was given."""
+
+    def memory(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         found: dict[str, NDArray[Any]] = {} if self.bank is None else {BANK: self.bank.array()}
         return found | ({NEIGHBOR: self.sets.neighbor.copy()} if isinstance(self.sets, Neighbourhoods) else {})
 

@@ -16,13 +16,15 @@ from ucl.keys import Key
 from ucl.objectives import MEMORY, of_these_images
 from ucl.objectives.relabel import COUNTS, PATIENCE, TARGETS, WRITTEN, Relabelling, classes, random_labels, stored
 from ucl.samplers import draw_epoch
-from ucl.uic_settings import FIXED, NONE, TRAINING, RelabelSettings
+from ucl.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
     from torch import nn, optim
 
 log = logging.getLogger(__name__)
+TRAINING, FIXED, NONE = "training", "fixed", "none"
+"""Where labels come from; see `TrainSettings.relabel`."""
 
 
 class SelfLabelled:
@@ -37,7 +39,7 @@ class SelfLabelled:
     keeps = frozenset({TARGETS, WRITTEN, COUNTS})
     optimizers: list[optim.SGD]
 
-    def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: RelabelSettings, key: Key,
+    def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
                  runtime: Runtime, *, midway: bool) -> None:
         self.settings, self.key, self.optimizers = settings, key, []
         self.ok, self.images = images.samples.ok, images.samples.digest
@@ -47,11 +49,12 @@ class SelfLabelled:
         for module in self.trained.values():
             module.to(runtime.device)
         self.hidden = hidden
+        self._said: dict[str, float] = {}
         self.labels = self._labels(model, images, labels, runtime, midway=midway)
         self.rows = draw_epoch(self.labels.targets, settings.sampler, settings.epoch_length, key)
 
     def _labels(self, model: Checkpoint, images: ImageList, labels: Labels | None, runtime: Runtime, *, midway: bool) -> Relabelling:
-        """This epoch's labels: those given, else the model's own, else of a pass over the fixed views, else random ones."""
+        """This epoch's labels: those given, else the model's own, else of its classifier's pass over the fixed views, else random ones."""
         n, s, memory = len(self.ok), self.settings, model.memory
         if WRITTEN in memory:
             of_these_images(model, images, WRITTEN)
@@ -65,10 +68,12 @@ class SelfLabelled:
             found = stored(memory, WRITTEN, n, self.k)
         elif s.relabel == NONE:
             raise DataError("labels: found none, and they are to stay as they are", "--relabel training or fixed, or give labels")
+        elif "head.weight" in model.model:  # of a model that was trained elsewhere
+            found = fixed_view_labels(images, model, runtime, batch=s.batch)
         else:
             found = random_labels(self.ok, self.k, Key(self.key.seed, stage="init"), balanced=s.first_labels == "balanced")
         collapsed = int(memory[COUNTS][0]) if COUNTS in memory else 0
-        return Relabelling.begin(np.where(self.ok, found, np.int32(-1)), self.k, self.key, split=s.split, collapsed=collapsed)
+        return Relabelling.begin(np.where(self.ok, found, np.int32(-1)), self.k, self.key, split=s.fill_empty, collapsed=collapsed)
 
     def draw(self) -> NDArray[np.int64]:
         return self.rows
@@ -89,20 +94,19 @@ class SelfLabelled:
     def settle(self) -> None:
         self.labels.settle()
 
-    def finish(self) -> dict[str, float]:
-        """To be called once, after the last step: counts the epoch, warns of a collapse that recurs, returns metrics."""
-        if self.settings.relabel != TRAINING:
-            return {}
-        said = self.labels.summary(self.rows)
-        self.labels.collapsed = int(said["collapsed_epochs"])
-        if self.labels.collapsed > PATIENCE:
-            log.warning("the network has given every image one class for %d epochs", self.labels.collapsed)
-        return said
+    def finish(self) -> dict[str, Any]:
+        """Counts the epoch, the first time, and warns of a collapse that recurs."""
+        if self.settings.relabel == TRAINING and not self._said:
+            self._said = self.labels.summary(self.rows)
+            self.labels.collapsed = int(self._said["collapsed_epochs"])
+            if self.labels.collapsed > PATIENCE:
+                log.warning("the network has given every image one class for %d epochs", self.labels.collapsed)
+        return dict(self._said)
 
-    def handed_on(self) -> NDArray[np.int32]:
-        """(N,) int32: the next epoch's labels, a copy."""
+    def handed_on(self) -> tuple[NDArray[np.int32], int]:
+        """The next epoch's labels."""
         self.labels.settle()
-        return self.labels.written.copy()
+        return self.labels.written.copy(), self.k
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         from ucl import models
@@ -112,14 +116,14 @@ class SelfLabelled:
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         return {}
 
-    def memory(self, *, midway: bool = True) -> dict[str, NDArray[Any]]:
+    def memory(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         return self.labels.arrays(midway=midway)
 
     def config(self) -> dict[str, Any]:
         return {"k": self.k, MEMORY: {"images": self.images}}
 
 
-def _classes(model: Checkpoint, labels: Labels | None, settings: RelabelSettings) -> int:
+def _classes(model: Checkpoint, labels: Labels | None, settings: TrainSettings) -> int:
     """Number of classes; the classifier's, the labels' and the one asked for must agree.
 
     Raises:
@@ -127,19 +131,19 @@ def _classes(model: Checkpoint, labels: Labels | None, settings: RelabelSettings
     """
     head = model.model.get("head.weight")
     said = {"the model's classifier": 0 if head is None else len(head), "the labels": 0 if labels is None or labels.size is None else labels.k,
-            "classes": settings.classes}
+            "k": settings.k}
     said = {name: k for name, k in said.items() if k}
     if not said and labels is not None:
         return labels.k
     if not said:
-        raise UsageError("classes: 0, and there is neither a classifier nor labels", "--classes K")
+        raise UsageError("k: 0, and there is neither a classifier nor labels", "-k K")
     if len(set(said.values())) > 1:
         raise DataError("labels: " + ", ".join(f"{name}: {k}" for name, k in said.items()) + "; expected one number of classes",
                         "go on with the number that the model was trained with; ids keep their meaning")
     return next(iter(said.values()))
 
 
-def _layers(model: Checkpoint, dim: int, k: int, settings: RelabelSettings, key: Key) -> tuple[nn.Sequential | None, nn.Linear]:
+def _layers(model: Checkpoint, dim: int, k: int, settings: TrainSettings, key: Key) -> tuple[nn.Sequential | None, nn.Linear]:
     """Hidden layers, if any, and the classifier: the checkpoint's, or drawn where it has none."""
     from ucl import models
     from ucl.networks.mlp import mlp, new_mlp
@@ -174,7 +178,6 @@ def fixed_view_labels(images: ImageList, model: Checkpoint, runtime: Runtime, *,
 
     from ucl import models
     from ucl.batches import Batches
-    from ucl.networks.mlp import mlp
 
     kept = models.part(model, "head.")
     if not kept:
@@ -182,7 +185,7 @@ def fixed_view_labels(images: ImageList, model: Checkpoint, runtime: Runtime, *,
     config = model.config
     batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
     network = models.restore(model).to(batches.device).eval()
-    features, hidden = runtime.compiled(network), mlp(models.part(model, "mlp."), int(network.feature_dim))
+    features, hidden = runtime.compiled(network), models.under_head(model, int(network.feature_dim))
     head = torch.nn.utils.skip_init(torch.nn.Linear, *kept["weight"].shape[::-1])  # type: ignore[no-untyped-call]
     models.from_arrays(head, kept)
     top = (head if hidden is None else torch.nn.Sequential(hidden, head)).to(batches.device).eval()

@@ -484,7 +484,7 @@ def epoch(images: ImageList, model: Checkpoint, labels: Labels | None = None, *,
           safe: SafePoint | None = None, resume: Checkpoint | None = None, **more: Any) -> tuple[Checkpoint, Watched]:
     """An epoch by the real loop."""
     monkeypatch.setattr(train_epoch, "objective", lambda *args, **kw: Watched(*args, **kw))
-    chosen = TrainSettings(objective="relabel", **({"classes": K, "batch": 8, "lr": 0.02} | more))
+    chosen = TrainSettings(objective="relabel", **({"k": K, "batch": 8, "lr": 0.02} | more))
     context = dataclasses.replace(CONTEXT, epoch=number)
     trained = train_epoch.train_epoch(images, model, labels, chosen, context, RUNTIME, silent, resume=resume, safe=safe)
     return trained.model, Watched.made[-1]
@@ -579,11 +579,11 @@ def test_labels_of_the_fixed_views(images: ImageList, model: Checkpoint, monkeyp
         features[rows] = net(views).numpy()
     assert np.array_equal(argmax([features], Head.of(trained), bad.samples.status, threads=1), found)
 
-    later, seen = epoch(bad, trained, number=1, relabel="fixed", split=False, monkeypatch=monkeypatch)
+    later, seen = epoch(bad, trained, number=1, relabel="fixed", fill_empty=False, monkeypatch=monkeypatch)
     assert np.array_equal(seen.labels.targets, found)
     assert np.array_equal(later.memory[WRITTEN], found)
     assert not np.isin(9, seen.rows)
-    last, seen = epoch(bad, later, number=2, relabel="none", split=False, monkeypatch=monkeypatch)
+    last, seen = epoch(bad, later, number=2, relabel="none", fill_empty=False, monkeypatch=monkeypatch)
     assert last.memory[WRITTEN].tobytes() == found.tobytes()
     assert seen.handed_on()[0].tobytes() == found.tobytes()
     assert not same(last.model, later.model)
@@ -604,13 +604,13 @@ def test_labels_given_come_before_the_models_own(images: ImageList, model: Check
 def test_what_does_not_belong_is_refused(images: ImageList, model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = epoch(images, model, monkeypatch=monkeypatch)
     with pytest.raises(DataError, match="one number of classes"):
-        epoch(images, first, classes=K + 1, monkeypatch=monkeypatch)
+        epoch(images, first, k=K + 1, monkeypatch=monkeypatch)
     with pytest.raises(DataError, match="one number of classes"):
         epoch(images, first, given_labels(np.arange(N) % 7, 7), monkeypatch=monkeypatch)
     with pytest.raises(UsageError, match="neither a classifier nor labels"):
-        epoch(images, model, classes=0, monkeypatch=monkeypatch)
+        epoch(images, model, k=0, monkeypatch=monkeypatch)
     with pytest.raises(UsageError, match="40 usable images"):
-        epoch(images, model, classes=N + 1, monkeypatch=monkeypatch)
+        epoch(images, model, k=N + 1, monkeypatch=monkeypatch)
     with pytest.raises(DataError, match="found none"):
         epoch(images, model, relabel="none", monkeypatch=monkeypatch)
     with pytest.raises(DataError, match="another image list"):

@@ -70,7 +70,7 @@ def test_stages() -> None:
     assert METHOD.epochs(SMALL) == 212
     steps = plan(SMALL, 214)
     assert [s.relabel for s in steps] == [TRAINING] * 200 + [FIXED] + [NONE] * 13
-    assert [s.split for s in steps] == [True] * 200 + [False] * 14
+    assert [s.fill_empty for s in steps] == [True] * 200 + [False] * 14
     assert all(a.lr > b.lr for a, b in pairwise(steps[:200]))
     assert steps[200].lr == 0.01
     assert all(s.sampler == "truncated" and s.momentum == 0.9 for s in steps)
@@ -79,7 +79,7 @@ def test_stages() -> None:
     assert {s.relabel for s in plan(none, 201)} == {TRAINING}
     ablation = replace(SMALL, overrides={"uic.relabel": "fixed", "plan.epochs": "53"})
     assert [s.relabel for s in plan(ablation, 53)] == [FIXED] * 51 + [NONE] * 2
-    assert [s.split for s in plan(ablation, 53)] == [True] * 50 + [False] * 3
+    assert [s.fill_empty for s in plan(ablation, 53)] == [True] * 50 + [False] * 3
 
 
 @pytest.mark.parametrize(("named", "moving", "final"), [(530, 500, 30), (212, 200, 12), (100, 94, 6), (30, 28, 2), (10, 9, 1), (1, 1, 0)])
@@ -99,38 +99,40 @@ def test_every_number_of_epochs_is_met() -> None:
 def test_presets() -> None:
     """32 px; ImageNet as the released code; behind a Sobel filter as the paper's AlexNet; digits."""
     small, large, sobel = (training(c, settled(c)) for c in (SMALL, LARGE, SOBEL))
-    assert (small.batch, small.lr, small.weight_decay, small.classes, small.crop_scale) == (256, 0.05, 5e-4, 250, (0.2, 1.0))
+    assert (small.batch, small.lr, small.weight_decay, small.k, small.crop_scale) == (256, 0.05, 5e-4, 250, (0.2, 1.0))
     assert (small.brightness, small.hue, small.jitter_p, small.grey_p) == (0.4, 0.1, 0.8, 0.2)
-    assert (large.batch, large.lr, large.weight_decay, large.classes, large.crop_scale) == (1024, 0.2, 1e-4, 3000, (0.08, 1.0))
+    assert (large.batch, large.lr, large.weight_decay, large.k, large.crop_scale) == (1024, 0.2, 1e-4, 3000, (0.08, 1.0))
     assert (large.contrast, large.saturation, large.hue, large.jitter_p, large.grey_p) == (0.8, 0.8, 0.2, 0.8, 0.2)
     assert (sobel.batch, sobel.lr, sobel.jitter_p, sobel.grey_p, sobel.flip) == (256, 0.1, 0, 0, 0.5)
-    weak = replace(SMALL, overrides={"uic.views": "weak", "uic.classes": "100", "uic.lr": "0.3"})
+    weak = replace(SMALL, overrides={"uic.views": "weak", "uic.k": "100", "uic.lr": "0.3"})
     made = training(weak, settled(weak))
-    assert (made.jitter_p, made.grey_p, made.classes, made.lr) == (0, 0, 100, 0.3)
+    assert (made.jitter_p, made.grey_p, made.k, made.lr) == (0, 0, 100, 0.3)
     assert METHOD.epochs(LARGE) == 530
     digits = replace(SMALL, source="digits", images=1797, size=16)
     assert METHOD.epochs(digits) == 32
     made = training(digits, settled(digits))
-    assert (made.flip, made.classes, made.batch) == (0, 10, 64)
+    assert (made.flip, made.k, made.batch) == (0, 10, 64)
     assert METHOD.init(digits) == {"size": 16}
-    assert settled(replace(SMALL, images=400)).classes == 10
+    assert settled(replace(SMALL, images=400)).k == 10
 
 
 def test_what_the_plan_refuses_and_tells() -> None:
     with pytest.raises(UsageError, match="wanted 2 to 50000"):
-        list(METHOD.steps(replace(SMALL, overrides={"uic.classes": "50001"})))
+        list(METHOD.steps(replace(SMALL, overrides={"uic.k": "50001"})))
     with pytest.raises(UsageError, match="leaves none of 1 epochs"):
         settled(replace(SMALL, overrides={"plan.epochs": "1", "uic.final_share": "2"}))
+    with pytest.raises(UsageError, match="train-epoch.k: the plan of uic decides it"):
+        settled(replace(SMALL, overrides={"train-epoch.k": "7"}))
     assert list(METHOD.advice(SMALL)) == []
     short = replace(SMALL, overrides={"plan.epochs": "100", "uic.epochs": "200"})
     assert next(iter(METHOD.advice(short))) == "the plan ends after 100 epochs, of 200 with moving labels and 12 on fixed ones"
-    assert "fewer than 10 images each" in next(iter(METHOD.advice(replace(SMALL, overrides={"uic.classes": "9000"}))))
+    assert "fewer than 10 images each" in next(iter(METHOD.advice(replace(SMALL, overrides={"uic.k": "9000"}))))
 
 
 def test_what_other_objectives_do_not_read() -> None:
     relabel, classify = TrainSettings(objective="relabel"), TrainSettings()
     assert {"head", "tau"} <= relabel.unread
-    assert not {"relabel", "classes", "split", "sampler", "momentum"} & relabel.unread
-    assert {"relabel", "classes", "first_labels", "split", "mlp", "tau"} <= classify.unread
+    assert not {"relabel", "k", "fill_empty", "sampler", "momentum"} & relabel.unread
+    assert {"relabel", "k", "first_labels", "fill_empty", "mlp", "tau"} <= classify.unread
     with pytest.raises(UsageError, match="whose classifier is kept"):
         relabel.refuse_unread(["head-momentum"])

@@ -14,6 +14,7 @@ from torchvision.transforms import functional as reference
 
 from ucl import views
 from ucl.keys import Key
+from ucl.settings import ViewSettings
 from ucl.views import ViewRecipe
 
 PLAIN = ViewRecipe(
@@ -239,6 +240,50 @@ def test_shear_against_torchvision() -> None:
     torch.testing.assert_close(
         got[..., inside, inside], want[..., inside, inside], atol=2e-3, rtol=0
     )
+
+
+def test_a_blur_comes_after_colour_and_before_the_normalisation() -> None:
+    """For each image by its own draw, with the kernel of the view's side, whatever the batch."""
+    pixels, key, at = pictures(40, 64, 64), Key(6), np.arange(40)
+    still = replace(EVERYTHING, blur_p=0.5, blur_sigma=(0.3, 1.7))
+    got = views.train_views(pixels, key, at, 1, still, 64)
+    sharp = views.train_views(pixels, key, at, 1, replace(EVERYTHING, mean=PLAIN.mean, std=PLAIN.std), 64)
+    sigma = np.where(key.uniform("blur", at, 1) < 0.5, key.uniform("blur-sigma", at, 1, 0.3, 1.7), 0)
+    assert 10 < (sigma > 0).sum() < 30
+    for row in range(40):
+        want = reference.gaussian_blur(sharp[row], [7, 7], [sigma[row]] * 2) if sigma[row] else sharp[row]
+        want = reference.normalize(want, list(EVERYTHING.mean), list(EVERYTHING.std))
+        torch.testing.assert_close(got[row], want, atol=2e-5, rtol=0)
+    assert torch.equal(views.train_views(pixels[7:9], key, at[7:9], 1, still, 64), got[7:9])
+    off = replace(still, blur_p=0.0)
+    unblurred = views.train_views(pixels, key, at, 1, EVERYTHING, 64)
+    assert torch.equal(views.train_views(pixels, key, at, 1, off, 64), unblurred)
+    assert torch.equal(got[sigma == 0], unblurred[sigma == 0])
+
+
+def test_the_recipe_of_settings() -> None:
+    assert views.recipe(ViewSettings(), (0.5,) * 3, (0.2,) * 3) == ViewRecipe(
+        (0.2, 1.0), (3 / 4, 4 / 3), 0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey=0.2,
+        mean=(0.5,) * 3, std=(0.2,) * 3,
+    )  # fmt: skip
+    changed = ViewSettings(blur_p=0.5, blur_sigma=(0.2, 1.0), strong_ops=4, cutout=16)
+    got = views.recipe(changed, (), ())
+    assert (got.blur_p, got.blur_sigma, got.strong_ops, got.cutout) == (0.5, (0.2, 1.0), 4, 16)
+
+
+def test_views_without_blur_and_strong_operations_draw_nothing_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that older settings keep their bits and their speed."""
+    drawn = []
+    real = Key.uniform
+    monkeypatch.setattr(Key, "uniform", lambda key, name, *more: drawn.append(name) or real(key, name, *more))  # type: ignore[func-returns-value]
+    views.train_views(pictures(4), Key(), np.arange(4), 0, EVERYTHING, 32)
+    assert "flip" in drawn
+    assert not [name for name in drawn if name.startswith(("blur", "strong", "cutout"))]
+    on = replace(EVERYTHING, blur_p=1.0, strong_ops=1, cutout=3)
+    views.train_views(pictures(4), Key(), np.arange(4), 0, on, 32)
+    assert {"blur", "strong-operation-0", "strong-magnitude-0", "cutout-side", "cutout-x"} <= set(drawn)
 
 
 def test_the_global_stream_is_left_alone() -> None:

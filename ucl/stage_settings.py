@@ -28,6 +28,10 @@ class ViewSettings(Settings):
     hue: float = option(0.1, "hue shift within +- this, as a share of the circle", low=0, high=0.5)
     jitter_p: float = option(0.8, "probability of the colour jitter", low=0, high=1)
     grey_p: float = option(0.2, "probability of a grey view", low=0, high=1)
+    blur_p: float = option(0.0, "probability of a Gaussian blur", low=0, high=1, source="SimCLR at 224 px: 0.5; at 32 px: none")
+    blur_sigma: tuple[float, float] = option((0.1, 2.0), "standard deviation of the blur, in pixels", low=0.01, high=100, source="SimCLR")
+    strong_ops: int = option(0, "operations drawn for a strong view, of fourteen; 0 = none", low=0, high=100, source="SCAN: 4")
+    cutout: int = option(0, "longest side of the hole in a view, in pixels; 0 = no hole", low=0, source="SCAN: 16 at 32 px, 32 at 96 px")
 
 
 @dataclass(frozen=True)

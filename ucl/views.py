@@ -1,16 +1,22 @@
 """Views: what the network sees of an image, made for whole batches on the device.
 
 Geometry is **one** affine map per image (random-resized crop, flip, rotation, translation, zoom,
-shear composed) and one bilinear look-up, so an image is resampled once.  Colour follows in a fixed
+shear composed) and one bilinear look-up, so an image is resampled once.  The operations of strong
+views come next (`ucl.strong`).  Colour follows in a fixed
 order: brightness, contrast, saturation, hue (SimCLR's order; torchvision's shuffles it per call,
-    which would tie an image's view to its batch), then greyscale,
-then normalisation.  Every parameter is a keyed draw of (key, draw position, view): the same draw
-gives the same view whatever the batch, the worker or the number of processes.  On a CPU that holds
-bit for bit, which is why sums over pixels are taken in whole numbers below and no fused
+    which would tie an image's view to its batch), then greyscale, blur (`ucl.blur`),
+normalisation, and the hole of a strong view.  Every parameter is a keyed draw of (key, draw
+position, view): the same draw gives the same view whatever the batch, the worker or the number of
+processes.  On a CPU that holds bit for bit, which is why sums over pixels are taken in whole numbers below and no fused
 multiply-add is used.
 
 Outside the image the nearest edge pixel is seen ("border").  It continues a product photo's
 backdrop and never shows an object twice, as reflection does.
+
+The defaults of `ucl.settings.ViewSettings` are the views of SCAN's SimCLR at 32 px.  SimCLR (Chen et
+al., 2020) has crop_scale 0.08 to 1 beside them; at 224 px also brightness, contrast and saturation
+0.8, hue 0.2, blur_p 0.5.  SCAN's strong views are crop_scale 1 to 1 (no crop), jitter_p 0, grey_p 0,
+strong_ops 4 and cutout 16 (32 at 96 px).
 """
 
 from __future__ import annotations
@@ -20,6 +26,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ucl import blur, strong
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +58,10 @@ class ViewRecipe:
         jitter: strengths of brightness, contrast, saturation (factor 1 - s to 1 + s) and hue (shift -s to s, in turns).
         jitter_p: probability that an image's colours are jittered at all.
         grey: probability of greyscale.
+        blur_p: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation, in pixels.
+        strong_ops: how many of `ucl.strong`'s operations are drawn.
+        cutout: longest side of the hole, in pixels; 0: no hole.
         mean: mean of the channels, for images in [0, 1].
         std: standard deviation of the channels.
     """
@@ -64,6 +76,10 @@ class ViewRecipe:
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_p: float = 0.0
     grey: float = 0.0
+    blur_p: float = 0.0
+    blur_sigma: tuple[float, float] = blur.SIGMA
+    strong_ops: int = 0
+    cutout: int = 0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
@@ -74,7 +90,8 @@ def recipe(settings: ViewSettings, mean: tuple[float, ...], std: tuple[float, ..
     crop = None if s.crop_scale == (1.0, 1.0) and s.crop_ratio[0] <= 1.0 <= s.crop_ratio[1] else s.crop_scale
     return ViewRecipe(
         crop, s.crop_ratio, s.flip, s.rotate, s.translate, s.zoom, s.shear,
-        (s.brightness, s.contrast, s.saturation, s.hue), s.jitter_p, s.grey_p, mean, std,
+        (s.brightness, s.contrast, s.saturation, s.hue), s.jitter_p, s.grey_p,
+        s.blur_p, s.blur_sigma, s.strong_ops, s.cutout, mean, std,
     )  # fmt: skip
 
 
@@ -106,7 +123,7 @@ def train_views(
     """
     import torch
 
-    positions = np.asarray(positions)
+    s, positions = settings, np.asarray(positions)
     count, height, width = pixels.shape[0], pixels.shape[1], pixels.shape[2]
     affine = _affine(key, positions, view, settings, height, width)
     colour = _colour(key, positions, view, settings)
@@ -114,6 +131,9 @@ def train_views(
         pixels.device
     )
     out = torch.empty((count, 3, size, size), dtype=torch.float32, device=pixels.device)
+    which, magnitude = strong.draw(key, positions, view, s.strong_ops)
+    sigma = blur.widths(key, positions, view, s.blur_p, s.blur_sigma) if s.blur_p else None
+    hole = strong.holes(key, positions, view, s.cutout, size) if s.cutout else None
     chunk = (
         max(1, _CHUNK_FLOATS // (3 * max(size * size, height * width)))
         if pixels.device.type == "cpu"
@@ -124,8 +144,13 @@ def train_views(
         image = _unit(pixels[part])
         if _moves(settings) or height != size or width != size:
             image = _look_up(image, parameters[part, :6], size)
+        if s.strong_ops:
+            image = strong.distort(image, which[:, part], magnitude[:, part])
         image = _recolour(image, parameters[part, 6:], settings)
-        out[part] = _normalise(image, settings)
+        if sigma is not None:
+            image = blur.blur(image, sigma[part], blur.kernel_size(size))
+        image = _normalise(image, settings)
+        out[part] = image if hole is None else strong.cut(image, hole[part])
     return out
 
 

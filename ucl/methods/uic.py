@@ -30,9 +30,9 @@ IMAGES_PER_CLASS, FEWEST_CLASSES, MOST_CLASSES = 200, 10, 3000
 # "uniform" would see all images, and move all labels, where classes are equal.
 SAMPLER = "truncated"
 
-# Crop and flip, and nothing else; and the jitter on top.  Up to 64 px SimCLR's recipe for CIFAR: half the strength.
+# Crop and flip, and nothing else; and the jitter and the blur on top.  Up to 64 px SimCLR's recipe for CIFAR: half the strength, no blur.
 WEAK: dict[str, Any] = {"jitter_p": 0.0, "grey_p": 0.0}
-STRONG: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "jitter_p": 0.8, "grey_p": 0.2}
+STRONG: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "jitter_p": 0.8, "grey_p": 0.2, "blur_p": 0.5}
 STRONG_SMALL: dict[str, Any] = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "jitter_p": 0.8, "grey_p": 0.2}
 LARGE: dict[str, Any] = {"batch": 1024, "lr": 0.2, "weight_decay": 1e-4, "crop_scale": (0.08, 1.0)}
 LARGE_SOBEL: dict[str, Any] = LARGE | {"batch": 256, "lr": 0.1}
@@ -45,6 +45,9 @@ def settled(context: Context) -> UicSettings:
     Raises:
         UsageError: no epoch is left beside the final stage.
     """
+    for name in ("k", "relabel"):
+        if name in set_by_hand(context, "train-epoch"):
+            raise UsageError(f"train-epoch.{name}: the plan of uic decides it from epoch to epoch", f"uic.{name}")
     found = UicSettings().override(set_by_hand(context, "uic"), "ucl.toml: [uic]")
     epochs, planned = found.epochs, PlanSettings().override(set_by_hand(context, "plan")).epochs
     if not epochs and planned:

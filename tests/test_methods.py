@@ -403,7 +403,7 @@ def test_a_method_without_clusters_trains_alone(context: Context) -> None:
     assert step_for(context, "extract") == Step("extract", ExtractSettings(layer="projection", final_relu=True), ("images", "model"), ())
     assert step_for(on(context, overrides={"extract.layer": "layer4"}), "extract").settings.layer == "layer4"
     assert step_for(on(context, overrides={"init.projection": "0"}), "extract") == Step("extract", ExtractSettings(), ("images", "model"), ())
-    assert step_for(context, "cluster") == Step("cluster", ClusterSettings(), (), ())
+    assert step_for(context, "cluster") == Step("cluster", ClusterSettings(), ("features", "previous"), ())
 
 
 @pytest.mark.parametrize(("overrides", "said"), [

@@ -121,7 +121,7 @@ def test_what_the_plan_refuses_and_tells() -> None:
         list(METHOD.steps(replace(SMALL, overrides={"uic.k": "50001"})))
     with pytest.raises(UsageError, match="leaves none of 1 epochs"):
         settled(replace(SMALL, overrides={"plan.epochs": "1", "uic.final_share": "2"}))
-    with pytest.raises(UsageError, match="train-epoch.k: the plan of uic decides it"):
+    with pytest.raises(UsageError, match=r"train-epoch\.k: the plan of uic decides it"):
         settled(replace(SMALL, overrides={"train-epoch.k": "7"}))
     assert list(METHOD.advice(SMALL)) == []
     short = replace(SMALL, overrides={"plan.epochs": "100", "uic.epochs": "200"})

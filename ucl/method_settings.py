@@ -113,8 +113,8 @@ class UicSettings(Settings):
     k: int = option(0, "classes; 0 = one for every 200 images, at least 10, at most 3000", low=0, source="UIC: 3000, 427 images each")
     relabel: str = option(TrainSettings.relabel, "labels from the training pass (training), or before every epoch from a pass over the fixed "
                          "views (fixed)", choices=("training", "fixed"), source="UIC section 3.2; fixed: its ablation")
-    views: str = option("strong", "what training draws of a view; strong: crop, flip, colour jitter, grey, above 64 px blur; weak: crop and flip; behind a Sobel "
-                        "filter always weak", choices=("strong", "weak"), source="UIC, section 4")
+    views: str = option("strong", "what training draws of a view; strong: crop, flip, colour jitter, grey, above 64 px blur; weak: crop and "
+                        "flip; behind a Sobel filter always weak", choices=("strong", "weak"), source="UIC, section 4")
     lr: float = option(0.0, "learning rate at the start; 0 = 0.2 for 1024 images in a batch (Sobel: 0.1 for 256), up to 64 px 0.05 for 256", low=0,
                        source="UIC: 0.1 AlexNet; released code: 0.2 ResNet-50")
     schedule: str = option("cosine", "how the learning rate falls to 0: cosine or linear, a step every epoch", choices=("cosine", "linear"),

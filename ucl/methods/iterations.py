@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ucl.errors import UsageError
 from ucl.profeat_settings import AGREE, WHOLE, ProfeatSettings, ScanSettings, SimclrSettings, default_connections
 
 CONTRAST, REFINE, SCAN, SELF = "contrast", "refine", "scan", "selflabel"
@@ -124,7 +125,31 @@ def least_connections(settings: ProfeatSettings) -> int:
     return default_connections(settings.contrast_batch, settings.classes) if settings.connections < 0 else settings.connections
 
 
-def advice(settings: ProfeatSettings | ScanSettings, images: int) -> Iterator[str]:
+def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
+    """Refuse what a stage would refuse, before the first one starts.
+
+    Args:
+        settings: of the plan.
+        images: usable ones; those held out are not trained on.
+
+    Raises:
+        UsageError: not one whole batch of some stage, or as many clusters as images.
+    """
+    found = {"contrast_batch": settings.contrast_batch} if isinstance(settings, SimclrSettings) else {}
+    left = images
+    if isinstance(settings, ScanSettings):
+        if settings.classes >= images:
+            raise UsageError(f"classes: found {settings.classes} for {images} images, wanted fewer clusters than images")
+        left = images - int(settings.held_out * images) if settings.select == "held-out" else images
+        found |= {"scan_batch": settings.scan_batch} | ({"self_batch": settings.self_batch} if settings.self_epochs else {})
+    for name, batch in found.items():
+        most = images if name == "contrast_batch" else left
+        if batch > most:
+            raise UsageError(f"{name}: found {batch} for {most} images to draw, wanted at most {most}: only whole batches are trained on",
+                             f"a smaller {name}")
+
+
+def advice(settings: ProfeatSettings | ScanSettings) -> Iterator[str]:
     """What is allowed and does not do what one may expect."""
     if settings.scan_batch < 10 * settings.classes:
         yield (f"a batch of {settings.scan_batch} pairs is fewer than 10 for each of {settings.classes} clusters: their use is not to be "

@@ -16,13 +16,13 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Imports point down only, also inside functions: a module imports modules of its own layer or of a lower one.
 LAYERS: dict[str, int] = {
     "ucl.errors": 0, "ucl.stop": 0, "ucl.keys": 0, "ucl.dist": 0, "ucl.device": 0, "ucl.context": 0, "ucl.formats": 0,
-    "ucl.fields": 1, "ucl.stage_settings": 1, "ucl.method_settings": 1,
+    "ucl.fields": 1, "ucl.stage_settings": 1, "ucl.method_settings": 1, "ucl.profeat_settings": 1,
     "ucl.settings": 1, "ucl.samples": 1, "ucl.artifacts": 1, "ucl.store": 1, "ucl.decode": 1, "ucl.listing": 1, "ucl.images": 1, "ucl.views": 1,
     "ucl.models": 1, "ucl.networks": 1, "ucl.batches": 1, "ucl.layouts": 1, "ucl.weights": 1, "ucl.pretrained": 1,
     "ucl.sources": 1, "ucl.pixels": 1, "ucl.packing": 1, "ucl.safepoints": 1,
     "ucl.samplers": 1, "ucl.agreement": 1, "ucl.kmeans": 1, "ucl.pca": 1, "ucl.targets": 1,
     "ucl.names": 1, "ucl.foreign": 1, "ucl.tabular": 1, "ucl.rows": 1, "ucl.memory": 1, "ucl.matrix": 1, "ucl.minibatch": 1, "ucl.pic": 1,
-    "ucl.argmax": 1, "ucl.blur": 1, "ucl.labelled": 1, "ucl.strong": 1,
+    "ucl.argmax": 1, "ucl.blur": 1, "ucl.labelled": 1, "ucl.strong": 1, "ucl.agree": 1, "ucl.confidence": 1,
     "ucl.extract": 2, "ucl.cluster": 2, "ucl.objectives": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.export": 2, "ucl.evaluate": 2,
     "ucl.convert": 2, "ucl.select": 2, "ucl.align": 2, "ucl.diff": 2,
     "ucl.methods": 3,

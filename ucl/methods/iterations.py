@@ -1,0 +1,169 @@
+"""What SimCLR, SCAN and ProFeat share: which stage of which iteration an epoch is in, and its learning rate.
+
+ProFeat's iterations: a contrastive step (SimCLR in the first, a shorter one with pseudo-labels for positives in the others), then a
+clustering step (SCAN, and self-labels where there are epochs for them).  SCAN alone is the clustering step of one iteration, SimCLR
+alone the contrastive step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ucl.errors import UsageError
+from ucl.profeat_settings import AGREE, WHOLE, ProfeatSettings, ScanSettings, SimclrSettings, default_connections
+
+CONTRAST, REFINE, SCAN, SELF = "contrast", "refine", "scan", "selflabel"
+"""Names of the stages; each has optimizer and draws of its own."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an epoch stands.
+
+    Attributes:
+        iteration: from 0.
+        stage: `CONTRAST`, `REFINE`, `SCAN` or `SELF`.
+        epoch: of the stage, from 0.
+        of: epochs of the stage.
+    """
+
+    iteration: int
+    stage: str
+    epoch: int
+    of: int
+
+    @property
+    def first(self) -> bool:
+        """Whether the stage begins: with a new optimizer, and what it needs from the stage before."""
+        return self.epoch == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether the stage ends."""
+        return self.epoch == self.of - 1
+
+
+def stages(iteration: int, settings: SimclrSettings | ScanSettings) -> tuple[tuple[str, int], ...]:
+    """Names and epochs of an iteration's stages, in order; those of no epochs are left out."""
+    found: list[tuple[str, int]] = []
+    if isinstance(settings, SimclrSettings):
+        later = isinstance(settings, ProfeatSettings) and iteration > 0
+        found.append((REFINE, settings.refine_epochs) if later and isinstance(settings, ProfeatSettings) else (CONTRAST, settings.contrast_epochs))
+    if isinstance(settings, ScanSettings):
+        found += [(SCAN, settings.scan_epochs), (SELF, settings.self_epochs)]
+    return tuple((name, epochs) for name, epochs in found if epochs)
+
+
+def iterations(settings: SimclrSettings | ScanSettings) -> int:
+    """How many iterations there are."""
+    return settings.iterations if isinstance(settings, ProfeatSettings) else 1
+
+
+def length(settings: SimclrSettings | ScanSettings) -> int:
+    """Epochs of all stages of all iterations."""
+    return sum(totals(settings).values())
+
+
+def totals(settings: SimclrSettings | ScanSettings) -> dict[str, int]:
+    """Stage -> epochs of all iterations."""
+    count = iterations(settings)
+    found: dict[str, int] = {}
+    for iteration, times in ((0, 1), (1, count - 1)):
+        for name, epochs in stages(iteration, settings) if times else ():
+            found[name] = found.get(name, 0) + times * epochs
+    return found
+
+
+def at(epoch: int, settings: SimclrSettings | ScanSettings) -> Place:
+    """Where an epoch of the plan, from 0, stands; beyond the plan's end the last stage has no end."""
+    first, later = (sum(e for _, e in stages(i, settings)) for i in (0, 1))
+    iteration = 0 if epoch < first else 1 + (epoch - first) // later
+    iteration = min(iteration, iterations(settings) - 1)
+    rest = epoch - (first + (iteration - 1) * later if iteration else 0)
+    found = stages(iteration, settings)
+    for name, epochs in found[:-1]:
+        if rest < epochs:
+            return Place(iteration, name, rest, epochs)
+        rest -= epochs
+    return Place(iteration, found[-1][0], rest, found[-1][1])
+
+
+def cosine(epoch: int, epochs: int, start: float, end: float) -> float:
+    """``end + (start - end) (1 + cos(pi e / E)) / 2``; SCAN's released code, a step every epoch; ``end`` from epoch E on."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, epoch / epochs))) / 2
+
+
+def contrast_rate(place: Place, settings: SimclrSettings) -> float:
+    """Learning rate of an epoch of a contrastive stage.
+
+    SimCLR's falls on a cosine over its epochs.  ProFeat's later ones have a cosine each, from ``refine_lr[0]`` to ``refine_lr[1]``; or,
+    with ``refine_schedule`` "whole", one cosine falls over the contrastive epochs of all iterations.
+    """
+    start, end = settings.contrast_lr, settings.contrast_lr_end
+    if isinstance(settings, ProfeatSettings):
+        if settings.refine_schedule == WHOLE:
+            before = settings.contrast_epochs + (place.iteration - 1) * settings.refine_epochs if place.iteration else 0
+            return cosine(before + place.epoch, settings.contrast_epochs + (settings.iterations - 1) * settings.refine_epochs, start, end)
+        if place.iteration:
+            start, end = settings.refine_lr
+    return cosine(place.epoch, place.of, start, end)
+
+
+def learning_rate(place: Place, settings: SimclrSettings | ScanSettings) -> float:
+    """Learning rate of an epoch of any stage; of Adam's it is constant."""
+    if place.stage in (CONTRAST, REFINE) and isinstance(settings, SimclrSettings):
+        return contrast_rate(place, settings)
+    if isinstance(settings, ScanSettings):
+        return settings.scan_lr if place.stage == SCAN else settings.self_lr
+    raise ValueError(f"{place.stage}: not a stage of {type(settings).__name__}")
+
+
+def least_connections(settings: ProfeatSettings) -> int:
+    """t_c, with the rule for any batch and number of clusters worked out."""
+    return default_connections(settings.contrast_batch, settings.classes) if settings.connections < 0 else settings.connections
+
+
+def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
+    """Refuse what a stage would refuse, before the first one starts.
+
+    Args:
+        settings: of the plan.
+        images: usable ones; those held out are not trained on.
+
+    Raises:
+        UsageError: not one whole batch of some stage, or as many clusters as images.
+    """
+    found = {"contrast_batch": settings.contrast_batch} if isinstance(settings, SimclrSettings) else {}
+    left = images
+    if isinstance(settings, ScanSettings):
+        if settings.classes >= images:
+            raise UsageError(f"classes: found {settings.classes} for {images} images, wanted fewer clusters than images")
+        left = images - int(settings.held_out * images) if settings.select == "held-out" else images
+        found |= {"scan_batch": settings.scan_batch} | ({"self_batch": settings.self_batch} if settings.self_epochs else {})
+    for name, batch in found.items():
+        most = images if name == "contrast_batch" else left
+        if batch > most:
+            raise UsageError(f"{name}: found {batch} for {most} images to draw, wanted at most {most}: only whole batches are trained on",
+                             f"a smaller {name}")
+
+
+def advice(settings: ProfeatSettings | ScanSettings) -> Iterator[str]:
+    """What is allowed and does not do what one may expect."""
+    if settings.scan_batch < 10 * settings.classes:
+        yield (f"a batch of {settings.scan_batch} pairs is fewer than 10 for each of {settings.classes} clusters: their use is not to be "
+               "estimated from it")
+    if settings.self_epochs and settings.self_threshold == 1:
+        yield "no probability is above a threshold of 1: the epochs of self-labels change nothing"
+    if not isinstance(settings, ProfeatSettings) or settings.iterations == 1:
+        return
+    if settings.rule == AGREE:
+        most = settings.contrast_batch - 1
+        if least_connections(settings) > most:
+            yield f"no image of a batch of {settings.contrast_batch} has {least_connections(settings)} others: nothing is refined"
+    elif settings.threshold == 1:
+        yield "no probability is above a threshold of 1: nothing is refined"
+    elif settings.threshold < 0.5:
+        yield (f"at a threshold of {settings.threshold:g} two clusters of one image may be above it: images are put together by the more "
+               "probable one alone")

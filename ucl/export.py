@@ -72,7 +72,7 @@ def state_dict(model: Checkpoint, names: Names, layout: str, head: bool | None) 
     tensors = {k: v for k, v in model.model.items() if k.startswith("backbone.") or (along and k in HEAD)}
     remark = names.remark(layout)
     left = [f"the {between} and the classifier on them are left out, an .onnx file has the logits"] if between and HEAD[0] in model.model else []
-    left += ["the projection is left out, an .onnx file has it as embedding"] if "projection.weight" in model.model else []
+    left += ["the projection is left out, an .onnx file has it as embedding"] if model.config.get("projection") else []
     remark = "; ".join(part for part in (remark, *left) if part)
     return StateDict(encode(names, layout, tensors), layout, remark)
 
@@ -117,7 +117,7 @@ def write_onnx(model: Checkpoint, head: bool | None, sink: IO[bytes]) -> None:
     along = wants_head(model, head)
     network = _network(model, head=along)
     size = int(model.config["size"])
-    outputs = ["features", *(["logits"] if along else []), *(["embedding"] if "projection.weight" in model.model else [])]
+    outputs = ["features", *(["logits"] if along else []), *(["embedding"] if model.config.get("projection") else [])]
     program = torch.onnx.export(network, (torch.zeros(2, 3, size, size),), None, dynamo=True, verbose=False, opset_version=OPSET,
                                 input_names=["images"], output_names=outputs, dynamic_shapes=({0: torch.export.Dim("batch")},))
     assert program is not None

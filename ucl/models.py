@@ -96,7 +96,7 @@ def tap(network: Network, model: Checkpoint, settings: ExtractSettings) -> Tap:
     if top is None:
         raise UsageError(f"layer: this checkpoint has no {layer}", f"--set init.{layer}={256 if layer == NECK else 128} where it is made; "
                          "or leave --layer out")
-    out = int(model.model[f"{layer}.4.weight" if layer == NECK else f"{layer}.weight"].shape[0])
+    out = len(model.model["neck.4.weight"]) if layer == NECK else int(model.config["projection"])
     return Topped(network, int(model.config["size"]), top, layer, out)
 
 
@@ -162,17 +162,20 @@ def new_projection(d: int, p: int, key: Key, init: str = "he") -> nn.Linear:
     return made
 
 
-def projection(model: Checkpoint, d: int) -> nn.Linear | None:
-    """The projection of a checkpoint on features of ``d`` dimensions; None if it has none.
+def projection(model: Checkpoint, d: int) -> nn.Module | None:
+    """The projection of a checkpoint on features of ``d`` dimensions, of one layer or two; None if it has none.
 
     Raises:
         DataError: its tensors do not fit.
     """
     from torch import nn
 
+    from ucl.networks.projector import projector
+
     arrays = part(model, "projection.")
-    if not arrays:
-        return None
+    two = projector(arrays, d)
+    if two is not None or not arrays:
+        return two
     made: nn.Linear = nn.utils.skip_init(nn.Linear, d, int(model.config.get("projection", 0)))  # type: ignore[no-untyped-call]
     from_arrays(made, arrays)
     return made
@@ -247,17 +250,22 @@ def restore(model: Checkpoint) -> Network:
     return network
 
 
-def momentum_arrays(optimizer: optim.SGD, module: nn.Module, prefix: str) -> dict[str, NDArray[Any]]:
-    """SGD's momentum buffers as ``<prefix><parameter>/momentum_buffer`` -> array; none where it has none."""
+BUFFERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
+"""What SGD and Adam keep of each parameter; the last is a number."""
+
+
+def momentum_arrays(optimizer: optim.Optimizer, module: nn.Module, prefix: str) -> dict[str, NDArray[Any]]:
+    """An optimizer's buffers as ``<prefix><parameter>/<buffer>`` -> array; none where it has none."""
     found = {}
     for name, parameter in module.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            found[f"{prefix}{name}/momentum_buffer"] = buffer.detach().cpu().contiguous().numpy().copy()
+        for kind in BUFFERS:
+            buffer = optimizer.state.get(parameter, {}).get(kind)
+            if buffer is not None:
+                found[f"{prefix}{name}/{kind}"] = buffer.detach().cpu().contiguous().numpy().copy()
     return found
 
 
-def load_momentum(optimizer: optim.SGD, module: nn.Module, arrays: Mapping[str, NDArray[Any]], prefix: str) -> None:
+def load_momentum(optimizer: optim.Optimizer, module: nn.Module, arrays: Mapping[str, NDArray[Any]], prefix: str) -> None:
     """Put the buffers of `momentum_arrays` back.
 
     Raises:
@@ -266,14 +274,18 @@ def load_momentum(optimizer: optim.SGD, module: nn.Module, arrays: Mapping[str, 
     import torch
 
     for name, parameter in module.named_parameters():
-        array = arrays.get(f"{prefix}{name}/momentum_buffer")
-        if array is None:
-            continue
-        if tuple(array.shape) != tuple(parameter.shape):
-            raise DataError(f"checkpoint: /optimizer/{prefix}{name}: shape {array.shape}, expected {tuple(parameter.shape)}")
-        buffer = torch.empty_like(parameter, requires_grad=False)
-        buffer.copy_(torch.from_numpy(_own(array)))
-        optimizer.state[parameter]["momentum_buffer"] = buffer
+        found = {kind: arrays[f"{prefix}{name}/{kind}"] for kind in BUFFERS if f"{prefix}{name}/{kind}" in arrays}
+        if set(found) != ({"exp_avg", "exp_avg_sq", "step"} if isinstance(optimizer, torch.optim.Adam) else {"momentum_buffer"}):
+            continue  # of another optimizer, or none: it begins anew
+        for kind, array in found.items():
+            if kind == "step":
+                optimizer.state[parameter][kind] = torch.from_numpy(_own(array)).reshape(())
+                continue
+            if tuple(array.shape) != tuple(parameter.shape):
+                raise DataError(f"checkpoint: /optimizer/{prefix}{name}: shape {array.shape}, expected {tuple(parameter.shape)}")
+            buffer = torch.empty_like(parameter, requires_grad=False)
+            buffer.copy_(torch.from_numpy(_own(array)))
+            optimizer.state[parameter][kind] = buffer
 
 
 def _own(array: NDArray[Any]) -> NDArray[Any]:

@@ -67,6 +67,8 @@ class InitSettings(ListSettings):
                              source="IR, IS, AND, PCP: 128")
     projection_init: str = option("he", "what the projection is drawn from; he: normal, of variance 2 / D, bias 0; torch: uniform in "
                                   "+-1 / sqrt(D)", choices=("he", "torch"), source="IR, AND, PCP, released codes: torch")
+    projection_layers: int = option(1, "layers of the projection; of 2 the first is as wide as the features, a ReLU behind it", low=1, high=2,
+                                    source="SimCLR, SCAN: 2")
     neck: int = option(0, "dimensions of ODC's neck on top of the features, a hidden layer, batch normalisation, dropout and a last layer, each "
                        "with ReLU; 0 = none", low=0, source="ODC: 256")
     neck_hidden: int = option(512, "width of the neck's hidden layer", low=1, source="ODC: 512")

@@ -169,6 +169,8 @@ class TrainSettings(ViewSettings):
 
     batch: int = option(256, "images in a batch; the last, partial one is kept", low=2,
                         source="DeepCluster section 4.1")
+    optimizer: str = option("sgd", "of the network: sgd, or adam, whose weight decay is added to the gradient", choices=("sgd", "adam"),
+                            source="DeepCluster section 4.1; adam: SCAN, released code")
     lr: float = option(0.05, "learning rate, constant", low=0, source="DeepCluster section 4.1")
     momentum: float = option(0.9, "momentum of the network's optimizer", low=0, high=1,
                              source="DeepCluster section 4.1")
@@ -233,6 +235,7 @@ class TrainSettings(ViewSettings):
     def unread(self) -> frozenset[str]:
         """What other objectives read, and what the settings themselves make idle."""
         idle = {name for name, readers in _READERS.items() if self.objective not in readers}
+        idle |= {"momentum", "nesterov"} if self.optimizer == "adam" else set()
         if self.objective == "instance" and self.spread == 1:
             idle |= _INSTANCE - {"spread", "tau"} | {"memory_momentum"}
         elif self.objective == "instance" and not self.anchors:
@@ -241,6 +244,8 @@ class TrainSettings(ViewSettings):
 
     def why_unread(self, name: str) -> tuple[str, str]:
         """Which setting makes it idle."""
+        if name in ("momentum", "nesterov"):
+            return "is of sgd, and the optimizer is adam", "leave it out, or --optimizer sgd"
         readers = _READERS[name]
         if self.objective not in readers:
             said = "is of the classifier" if readers[0] == "classify" else f"is of the {' or '.join(readers)} objective"

@@ -25,7 +25,7 @@ from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.labelled import as_labels
-from ucl.objectives import objective
+from ucl.objectives import FIXED_VIEW, Made, Pass, objective
 from ucl.safepoints import MIDWAY, SafePoint
 from ucl.settings import TrainSettings
 
@@ -83,25 +83,24 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
         raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     losses = _loop(state, batches, rows, settings, key, report, context, safe)
-    found = state.objective.finish()
+    found = state.objective.finish(state.backbone)
     made = _handed_on(state.objective.handed_on(), images, settings, context, previous)
     trained = state.checkpoint(model, context, len(losses), len(rows))
     told = labels if made is None else made
     seconds = time.monotonic() - started + state.seconds
     means = _mean_losses(losses, len(rows), settings.batch)
     metrics = {"epoch": context.epoch, **dict(zip(("loss", *state.objective.columns), means, strict=True)),
-               **(describe(told, images, previous, settings) if told is not None else _of_images(images)), **found, "steps": len(losses),
-               "lr": settings.lr, "seconds_train": round(seconds, 3), "images_per_second_train": round(len(rows) / seconds, 1)}
+               **(describe(told, images, previous, settings) if told is not None else _of_images(images)), **found,
+               "steps": int((~np.isnan(losses[:, 0])).sum()), "lr": settings.lr, "seconds_train": round(seconds, 3), "images_per_second_train": round(len(rows) / seconds, 1)}
     return Trained(trained, None if labels is None else replace(labels, context=context), metrics, made)
 
 
-def _handed_on(labels: tuple[NDArray[np.int32], int] | None, images: ImageList, settings: TrainSettings, context: Context,
-               previous: Labels | None) -> Labels | None:
+def _handed_on(made: Made | None, images: ImageList, settings: TrainSettings, context: Context, previous: Labels | None) -> Labels | None:
     """Labels that an epoch made, as an artifact."""
-    if labels is None:
+    if made is None:
         return None
-    found, k = labels
-    return as_labels(found, k, images.samples, context, {"method": settings.objective, "l2": False, "whiten": False}, previous)
+    info = {"method": settings.objective, "l2": False, "whiten": False}
+    return as_labels(made.labels, made.k, images.samples, context, info, previous, score=made.score)
 
 
 def _checked(labels: Labels, images: ImageList) -> Labels:
@@ -165,9 +164,10 @@ def _of_images(images: ImageList, *, chance: bool = True) -> dict[str, Any]:
 
 
 def _mean_losses(losses: NDArray[np.float64], draws: int, batch: int) -> list[float]:
-    """Means over images of the loss and its parts: each batch counts by its size."""
-    sizes = np.array([stop_ - start for start, stop_ in _spans(draws, batch)], np.float64)
-    return [float((column * sizes).sum() / sizes.sum()) for column in losses.T]
+    """Means over images of the loss and its parts: each batch counts by its size, those without a step do not; 0 without any."""
+    taken = ~np.isnan(losses[:, 0])
+    sizes = np.array([stop_ - start for start, stop_ in _spans(draws, batch)], np.float64)[taken]
+    return [float((column[taken] * sizes).sum() / sizes.sum()) if taken.any() else 0.0 for column in losses.T]
 
 
 def _spans(draws: int, batch: int) -> list[tuple[int, int]]:
@@ -177,6 +177,18 @@ def _spans(draws: int, batch: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and draws - starts[-1] == 1:
         starts.pop()
     return list(zip(starts, [*starts[1:], draws], strict=True))
+
+
+def _views(passes: list[Pass], batches: Batches, key: Key, settings: TrainSettings) -> list[torch.Tensor]:
+    """What each pass is given; views that several passes share are made once."""
+    import torch
+
+    made: dict[int, torch.Tensor] = {}
+    for look in (look for p in passes for look in p.looks):
+        if id(look) not in made:
+            made[id(look)] = (batches.evaluate(look.rows) if look.view == FIXED_VIEW
+                              else batches.train(look.rows, look.places, key, settings, look.view))
+    return [made[id(p.looks[0])] if len(p.looks) == 1 else torch.cat([made[id(look)] for look in p.looks]) for p in passes]
 
 
 class _State:
@@ -200,10 +212,16 @@ class _State:
         self.carried = {name: v for name, v in model.memory.items() if name not in (LOSSES, *self.objective.keeps)}
         width = 1 + len(self.objective.columns)
         self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty((0, width))
+        if not self.objective.trains_network:
+            self.backbone.eval().requires_grad_(False)
         trained = [p for p in self.backbone.parameters() if p.requires_grad]  # not the Sobel filter
         for module in self.objective.trained.values():
             trained += module.parameters()
-        self.optimizer = optim.SGD(trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov)
+        self.optimizer: optim.Optimizer
+        if settings.optimizer == "adam":
+            self.optimizer = optim.Adam(trained, settings.lr, weight_decay=settings.weight_decay)
+        else:
+            self.optimizer = optim.SGD(trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov)
         for prefix, module in self._parts().items():
             models.load_momentum(self.optimizer, module, model.optimizer, prefix)
 
@@ -211,13 +229,17 @@ class _State:
         """Prefix in the checkpoint's optimizer -> module, of all that the network's optimizer trains."""
         return {"body/": self.backbone} | {f"{name}/": module for name, module in self.objective.trained.items()}
 
-    def step(self, views: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> torch.Tensor:
-        """One SGD step on the images of these rows; returns the detached loss and its parts."""
+    def step(self, views: list[torch.Tensor], gradient: list[bool], rows: NDArray[np.int64], start: int) -> torch.Tensor | None:
+        """One step of the optimizers on the images of these rows; returns the detached loss and its parts, None where none was taken."""
         import torch
 
-        with self.runtime.autocast():
-            features = [self.features(x) for x in views]
+        features = []
+        for x, wanted in zip(views, gradient, strict=True):
+            with torch.set_grad_enabled(wanted), self.runtime.autocast():
+                features.append(self.features(x))
         losses = self.objective.loss([f.float() for f in features], rows, start)
+        if losses is None:
+            return None
         optimizers = [self.optimizer, *self.objective.optimizers]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -253,7 +275,7 @@ class _State:
                                "seconds": round(self.seconds + time.monotonic() - self.began, 3)}
         return made
 
-    def settle(self, losses: list[torch.Tensor], spans: list[tuple[int, int]], rows: NDArray[np.int64]) -> None:
+    def settle(self, losses: list[torch.Tensor | None], spans: list[tuple[int, int]], rows: NDArray[np.int64]) -> None:
         """Move the losses of the last batches, if there are any, to those so far, and bring the objective up to date.
 
         Raises:
@@ -264,9 +286,13 @@ class _State:
         self.objective.settle()
         if not losses:
             return
-        found = torch.stack(losses).double().cpu().numpy()
-        if not np.isfinite(found).all():
-            bad = int(np.flatnonzero(~np.isfinite(found).all(1))[0])
+        taken = [loss for loss in losses if loss is not None]
+        found = np.full((len(losses), self.losses.shape[1]), np.nan)  # NaN: no step
+        at = np.array([loss is not None for loss in losses])
+        if taken:
+            found[at] = torch.stack(taken).double().cpu().numpy()
+        if not np.isfinite(found[at]).all():
+            bad = int(np.flatnonzero(at & ~np.isfinite(found).all(1))[0])
             first = len(self.losses) + bad
             raise DataError(f"loss: found {found[bad, 0]} in batch {first} of {len(spans)} (rows "
                             f"{', '.join(str(r) for r in rows[spans[first][0]:spans[first][0] + 3])}, ...), wanted a finite number",
@@ -278,12 +304,10 @@ class _State:
 def _loop(state: _State, batches: Batches, rows: NDArray[np.int64], settings: TrainSettings, key: Key, report: Report, context: Context,
           safe: SafePoint | None = None) -> NDArray[np.float64]:
     """All steps of the epoch that are still to do; returns each batch's loss and its parts, (steps, 1 + parts) float64."""
-    import torch
-
     spans = _spans(len(rows), settings.batch)
     first = len(state.losses)
     kept = first or -1
-    losses: list[torch.Tensor] = []  # on the device, and not looked at yet
+    losses: list[torch.Tensor | None] = []  # on the device, and not looked at yet
     for number, (start, end) in enumerate(spans[first:], first):
         stopping = stop.pending()
         if safe is not None and number != kept and (stopping or safe.due()):
@@ -294,10 +318,10 @@ def _loop(state: _State, batches: Batches, rows: NDArray[np.int64], settings: Tr
             stop.check()
         at = rows[start:end]
         places = np.arange(start, end)
-        made = {view: batches.train(at, places, key, settings, view) for view in sorted({v for joined in state.objective.passes for v in joined})}
-        views = [made[joined[0]] if len(joined) == 1 else torch.cat([made[view] for view in joined]) for joined in state.objective.passes]
+        passes = state.objective.passes(at, places)
+        views = _views(passes, batches, key, settings)
         with keyed_stream(key, f"dropout/{start}", state.runtime.device):
-            losses.append(state.step(views, at, start))
+            losses.append(state.step(views, [p.gradient for p in passes], at, start) if passes else None)
         report("train-epoch", end, len(rows))
         if (number + 1) % 50 == 0 or end == len(rows):
             state.settle(losses, spans, rows)

@@ -248,11 +248,13 @@ def _top(model: Any, settings: InitSettings, seed: int) -> None:
         return
     from ucl import models
     from ucl.networks.neck import new_neck
+    from ucl.networks.projector import new_projector
 
     dim, key = int(models.restore(model).feature_dim), Key(seed, stage="init")
     made: dict[str, Any] = {}
     if settings.projection:
-        made["projection"] = models.new_projection(dim, settings.projection, key, settings.projection_init)
+        made["projection"] = (models.new_projection(dim, settings.projection, key, settings.projection_init) if settings.projection_layers == 1
+                              else new_projector(dim, settings.projection, key, init=settings.projection_init))
         model.config["projection"] = settings.projection
     if settings.neck:
         made["neck"] = new_neck(dim, settings.neck_hidden, settings.neck, settings.neck_dropout, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -13,34 +14,89 @@ if TYPE_CHECKING:
     from ucl.artifacts import Checkpoint, ImageList, Labels
     from ucl.device import Runtime
     from ucl.keys import Key
+    from ucl.networks.taps import Network
     from ucl.settings import TrainSettings
+
+
+FIXED_VIEW = -1
+"""Number of the view that is not drawn."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Views that a forward pass is given.
+
+    Attributes:
+        rows: (B,) images.  places: (B,) draw positions, which with the view name the draws.
+        view: which view of each, `FIXED_VIEW` for the one that extraction sees.
+    """
+
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    view: int = 0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass through the network.
+
+    Attributes:
+        looks: whose views are joined.
+        gradient: whether it has any part in the gradient.
+    """
+
+    looks: tuple[Look, ...]
+    gradient: bool = True
+
+
+@dataclass(frozen=True)
+class Made:
+    """Labels that an epoch made.
+
+    Attributes:
+        labels: (N,) int32, -1 for none.  k: number of clusters.
+        score: (N,) float32, how sure each is, or None.
+    """
+
+    labels: NDArray[np.int32]
+    k: int
+    score: NDArray[np.float32] | None = None
+
+
+def of_views(rows: NDArray[np.int64], places: NDArray[np.int64], *passes: tuple[int, ...]) -> list[Pass]:
+    """Passes over all images of a batch: of each the numbers of its views."""
+    looks = {view: Look(rows, places, view) for joined in passes for view in joined}
+    return [Pass(tuple(looks[view] for view in joined)) for joined in passes]
 
 
 class Objective(Protocol):
     """What an epoch of training minimises, and all it keeps beside the network.
 
     Attributes:
-        passes: views of each image in each forward pass of a step; the batches of a pass's views are joined.
         columns: names of the parts of the loss, beside the loss itself.
         trained: part of the checkpoint -> module, trained by the network's own optimizer.
         optimizers: of modules of its own.
+        trains_network: False: the network stays as it is, its batch statistics too.
         keeps: names in the checkpoint's memory that are this objective's; what it does not hand on of them is dropped.
     """
 
-    passes: tuple[tuple[int, ...], ...]
     columns: tuple[str, ...]
     trained: dict[str, nn.Module]
     optimizers: list[optim.SGD]
     keeps: frozenset[str]
+    trains_network: bool
 
     def draw(self) -> NDArray[np.int64]:
         """Rows to train on, one for each draw position."""
 
-    def loss(self, features: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> list[torch.Tensor]:
-        """The loss of a batch, and its parts; scalars.
+    def passes(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> list[Pass]:
+        """What the network is shown of a batch; none where there is nothing to learn from it."""
+
+    def loss(self, features: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> list[torch.Tensor] | None:
+        """The loss of a batch, and its parts; scalars.  None where no step is to be taken.
 
         Args:
-            features: of each pass, (views * B, D) float32.
+            features: of each pass, (views, D) float32.
             rows: (B,) images.
             start: draw position of the first of them.
         """
@@ -57,11 +113,11 @@ class Objective(Protocol):
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         """Buffers of `optimizers`, as far as the next epoch, or with ``midway`` the rest of this one, goes on with them."""
 
-    def finish(self) -> dict[str, Any]:
-        """Once, after the last step: metrics of the epoch."""
+    def finish(self, network: Network) -> dict[str, Any]:
+        """Once, after the last step, with the network as it is then: metrics of the epoch."""
 
-    def handed_on(self) -> tuple[NDArray[np.int32], int] | None:
-        """(N,) labels that the epoch itself made, a copy, and the number of clusters; None from one that makes none."""
+    def handed_on(self) -> Made | None:
+        """Labels that the epoch itself made; None from one that makes none."""
 
     def memory(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         """Arrays that the next epoch, or with ``midway`` the rest of this one, needs, for the checkpoint's memory."""

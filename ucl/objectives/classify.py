@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from ucl.artifacts import REMEMBERED, Checkpoint, ImageList, Labels
 from ucl.device import Runtime
 from ucl.keys import Key
+from ucl.objectives import Pass, of_views
 from ucl.samplers import cluster_weights, draw_epoch
 from ucl.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
     from torch import nn, optim
+
+    from ucl.networks.taps import Network
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,8 @@ class Classify:
     See `objectives.Objective`; labels of -1 are never drawn.
     """
 
-    passes: tuple[tuple[int, ...], ...] = ((0,),)
     columns: tuple[str, ...] = ()
+    trains_network = True
     keeps = frozenset({REMEMBERED})
     trained: dict[str, nn.Module]
 
@@ -80,6 +83,9 @@ class Classify:
     def draw(self) -> NDArray[np.int64]:
         return self.rows
 
+    def passes(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> list[Pass]:
+        return of_views(rows, places, (0,))
+
     def loss(self, features: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> list[torch.Tensor]:
         import torch
         from torch.nn import functional
@@ -112,7 +118,7 @@ class Classify:
 
         return models.momentum_arrays(self.optimizer, self.head, "head/") if midway or self.settings.head == "kept" else {}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: Network) -> dict[str, Any]:
         return {}
 
     def handed_on(self) -> None:

@@ -16,7 +16,7 @@ from ucl.artifacts import Checkpoint, ImageList, Labels
 from ucl.device import Runtime
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
-from ucl.objectives import MEMORY, mixed, of_these_images
+from ucl.objectives import MEMORY, Pass, mixed, of_these_images, of_views
 from ucl.objectives.bank import Bank
 from ucl.objectives.neighbourhood import Neighbourhoods, discover
 from ucl.objectives.spreading import spreading_loss
@@ -26,6 +26,8 @@ from ucl.settings import TrainSettings
 if TYPE_CHECKING:
     import torch
     from torch import nn, optim
+
+    from ucl.networks.taps import Network
 
 BANK, NEIGHBOR = "bank", "neighbor"
 
@@ -43,15 +45,16 @@ class Instance:
         from ucl import models
 
         self.settings, self.key, self.optimizers = settings, key, []
+        self.trains_network = True
         self.ok, self.images = images.samples.ok, images.samples.digest
         self.keeps = frozenset({BANK, NEIGHBOR}) if settings.spread < 1 else frozenset()
         self.projection = models.projection(model, dim)
         if self.projection is not None:
             self.projection.to(runtime.device)
         self.trained: dict[str, nn.Module] = {} if self.projection is None else {"projection": self.projection}
-        out = dim if self.projection is None else int(self.projection.out_features)
+        out = dim if self.projection is None else int(model.config["projection"])
         w = settings.spread
-        self.passes: tuple[tuple[int, ...], ...] = ((0,),) if w == 0 else ((0, 1),) if w == 1 else ((0,), (0, 1))
+        self.views: tuple[tuple[int, ...], ...] = ((0,),) if w == 0 else ((0, 1),) if w == 1 else ((0,), (0, 1))
         self.columns: tuple[str, ...] = ("loss_memory", "loss_views") if 0 < w < 1 else ()
         self.bank = None if w == 1 else self._bank(model, images, out, runtime)
         self.sets = self._sets(model, labels, midway=midway)
@@ -93,6 +96,9 @@ class Instance:
     def draw(self) -> NDArray[np.int64]:
         return draw_epoch(np.where(self.ok, np.int32(0), np.int32(-1)), "shuffle", self.settings.epoch_length, self.key)
 
+    def passes(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> list[Pass]:
+        return of_views(rows, places, *self.views)
+
     def loss(self, features: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> list[torch.Tensor]:
         from torch.nn import functional
 
@@ -132,7 +138,7 @@ class Instance:
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         return {}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: Network) -> dict[str, Any]:
         return {}
 
     def handed_on(self) -> None:

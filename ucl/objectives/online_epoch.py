@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ucl import stop
 from ucl.artifacts import Checkpoint, ImageList, Labels
 from ucl.device import Runtime
 from ucl.errors import DataError
 from ucl.keys import Key
-from ucl.objectives import MEMORY, of_these_images
+from ucl.objectives import MEMORY, Made, Pass, of_these_images, of_views
+from ucl.objectives.fixed_views import fixed_views
 from ucl.objectives.online import BANK, CENTROID, CHANGED, COUNTED, COUNTS, LABELS, Online, Rules, draw_epoch, weighted_loss
 from ucl.samplers import draw_epoch as draw_labelled
 from ucl.settings import TrainSettings
@@ -20,6 +20,8 @@ from ucl.settings import TrainSettings
 if TYPE_CHECKING:
     import torch
     from torch import nn, optim
+
+    from ucl.networks.taps import Network
 
 POWER = {"none": 0.0, "inverse-sqrt": 0.5, "inverse": 1.0}
 """Names of `TrainSettings.weights` -> the power of a cluster's size by which it weighs less."""
@@ -32,8 +34,8 @@ class OnlineEpoch:
     is in the memory.  The classifier is drawn once; it stands on the neck, or on the features where there is none.
     """
 
-    passes: tuple[tuple[int, ...], ...] = ((0,),)
     columns: tuple[str, ...] = ()
+    trains_network = True
     keeps = frozenset({BANK, LABELS, CENTROID, COUNTS, CHANGED})
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
@@ -84,6 +86,9 @@ class OnlineEpoch:
     def draw(self) -> NDArray[np.int64]:
         return self.rows
 
+    def passes(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> list[Pass]:
+        return of_views(rows, places, (0,))
+
     def loss(self, features: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> list[torch.Tensor]:
         embedding = features[0] if self.neck is None else self.neck(features[0])
         found = weighted_loss(self.head(embedding), self.online.targets(rows), self.online.weights())
@@ -96,14 +101,14 @@ class OnlineEpoch:
     def settle(self) -> None:
         """Every step leaves all up to date."""
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: Network) -> dict[str, Any]:
         counts = self.online.counts
         size = self.online.parts.size
         return {"relabelled": counts["changed"] / max(counts["seen"], 1), "smallest": int(size.min()),
                 **{name: counts[name] for name in COUNTED if name not in ("seen", "changed")}}
 
-    def handed_on(self) -> tuple[NDArray[np.int32], int]:
-        return self.online.parts.labels.copy(), len(self.online.centroid)
+    def handed_on(self) -> Made:
+        return Made(self.online.parts.labels.copy(), len(self.online.centroid))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         from ucl import models
@@ -140,29 +145,16 @@ def embeddings(images: ImageList, model: Checkpoint, neck: nn.Module | None, run
     """
     import torch
 
-    from ucl import models
-    from ucl.batches import Batches
-
-    config = model.config
-    batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
-    network = models.restore(model).to(batches.device).eval()
-    features = runtime.compiled(network)
     training = neck is not None and neck.training
     if neck is not None:
         neck.eval()
-    rows = np.flatnonzero(images.samples.ok)
     made: NDArray[np.float32] | None = None
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            stop.check()
-            at = rows[start:start + batch]
-            views = batches.evaluate(at)
-            with runtime.autocast():
-                x = features(views)
-            found = (x.float() if neck is None else neck(x.float())).cpu().numpy()
-            if made is None:
-                made = np.zeros((len(images.samples), found.shape[1]), np.float32)
-            made[at] = found
+    for at, x in fixed_views(images, model, runtime, batch):
+        with torch.inference_mode():
+            found = (x if neck is None else neck(x)).cpu().numpy()
+        if made is None:
+            made = np.zeros((len(images.samples), found.shape[1]), np.float32)
+        made[at] = found
     if neck is not None:
         neck.train(training)
     assert made is not None

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ucl import stop
 from ucl.artifacts import Checkpoint, ImageList, Labels
 from ucl.device import Runtime
 from ucl.errors import DataError, UsageError
 from ucl.keys import Key
-from ucl.objectives import MEMORY, of_these_images
+from ucl.objectives import MEMORY, Made, Pass, of_these_images, of_views
+from ucl.objectives.fixed_views import fixed_views
 from ucl.objectives.relabel import COUNTS, PATIENCE, TARGETS, WRITTEN, Relabelling, classes, random_labels, stored
 from ucl.samplers import draw_epoch
 from ucl.settings import TrainSettings
@@ -21,6 +21,8 @@ from ucl.settings import TrainSettings
 if TYPE_CHECKING:
     import torch
     from torch import nn, optim
+
+    from ucl.networks.taps import Network
 
 log = logging.getLogger(__name__)
 TRAINING, FIXED, NONE = "training", "fixed", "none"
@@ -34,8 +36,8 @@ class SelfLabelled:
     two integers of each image are kept, and no features.
     """
 
-    passes: tuple[tuple[int, ...], ...] = ((0,),)
     columns: tuple[str, ...] = ()
+    trains_network = True
     keeps = frozenset({TARGETS, WRITTEN, COUNTS})
     optimizers: list[optim.SGD]
 
@@ -78,6 +80,9 @@ class SelfLabelled:
     def draw(self) -> NDArray[np.int64]:
         return self.rows
 
+    def passes(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> list[Pass]:
+        return of_views(rows, places, (0,))
+
     def loss(self, features: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> list[torch.Tensor]:
         import torch
         from torch.nn import functional
@@ -94,7 +99,7 @@ class SelfLabelled:
     def settle(self) -> None:
         self.labels.settle()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: Network) -> dict[str, Any]:
         """Counts the epoch, the first time, and warns of a collapse that recurs."""
         if self.settings.relabel == TRAINING and not self._said:
             self._said = self.labels.summary(self.rows)
@@ -103,10 +108,10 @@ class SelfLabelled:
                 log.warning("the network has given every image one class for %d epochs", self.labels.collapsed)
         return dict(self._said)
 
-    def handed_on(self) -> tuple[NDArray[np.int32], int]:
+    def handed_on(self) -> Made:
         """The next epoch's labels."""
         self.labels.settle()
-        return self.labels.written.copy(), self.k
+        return Made(self.labels.written.copy(), self.k)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         from ucl import models
@@ -177,29 +182,25 @@ def fixed_view_labels(images: ImageList, model: Checkpoint, runtime: Runtime, *,
     import torch
 
     from ucl import models
-    from ucl.batches import Batches
 
     kept = models.part(model, "head.")
     if not kept:
         raise DataError("checkpoint: no classifier, which labels images", "use a model that was trained on labels")
-    config = model.config
-    batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
-    network = models.restore(model).to(batches.device).eval()
-    features, hidden = runtime.compiled(network), models.under_head(model, int(network.feature_dim))
     head = torch.nn.utils.skip_init(torch.nn.Linear, *kept["weight"].shape[::-1])  # type: ignore[no-untyped-call]
     models.from_arrays(head, kept)
-    top = (head if hidden is None else torch.nn.Sequential(hidden, head)).to(batches.device).eval()
-    rows, found = np.flatnonzero(images.samples.ok), []
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            stop.check()
-            views = batches.evaluate(rows[start:start + batch])
-            with runtime.autocast():
-                x = features(views)
-            found.append(classes(top(x.float())))
+    top: nn.Module | None = None
     labels = np.full(len(images.samples), -1, np.int32)
-    labels[rows] = torch.cat(found).cpu().numpy()
-    if (labels[rows] < 0).any():
-        raise DataError(f"logits: not finite for row {rows[np.argmax(labels[rows] < 0)]}, wanted finite numbers",
+    found, rows = [], []
+    for at, x in fixed_views(images, model, runtime, batch):
+        if top is None:
+            hidden = models.under_head(model, x.shape[1])
+            top = (head if hidden is None else torch.nn.Sequential(hidden, head)).to(x.device).eval()
+        with torch.inference_mode():
+            found.append(classes(top(x)))
+        rows.append(at)
+    every = np.concatenate(rows)
+    labels[every] = torch.cat(found).cpu().numpy()
+    if (labels[every] < 0).any():
+        raise DataError(f"logits: not finite for row {every[np.argmax(labels[every] < 0)]}, wanted finite numbers",
                         "training has diverged: go back an epoch, or lower the learning rate")
     return labels

@@ -35,7 +35,7 @@ from ucl.matrix import Rows, chunks, gather
 from ucl.memory import SEARCH_BYTES, SEARCH_SPARE, SEARCH_THREADS
 from ucl.pca import blas_threads
 
-TILE = 1024
+TILE = 768
 """Rows and columns of one product."""
 
 EXACT_ROWS = 1024
@@ -226,6 +226,10 @@ class _Hits(NamedTuple):
     base: Numbers
     low: Floats
 
+    def where(self, chosen: NDArray[np.bool_]) -> _Hits:
+        """Some of them."""
+        return _Hits(*(part[chosen] for part in self))
+
 
 class _Best:
     """For each query the base rows that can still be among its ``count`` nearest: (n, room) numbers and lower bounds, unordered.
@@ -241,7 +245,7 @@ class _Best:
         self.held = np.zeros(len(queries), np.int32)
         self.limit = np.full(len(queries), MOST, np.float32)
 
-    def high(self, low: Floats, query_half: Floats, base_half: Floats) -> Floats:
+    def high(self, low: Floats, query_half: Floats, base_half: Floats | np.float32) -> Floats:
         """Upper bounds from lower ones."""
         share = np.float32(2 * self.queries.frame.share + 8 * UNIT)
         found: Floats = low + share * (query_half + base_half) + np.float32(2 * TINY)
@@ -251,32 +255,39 @@ class _Best:
         """Limits of queries that have none yet, from one tile (R, C)."""
         if tile.shape[1] < self.count:
             return self.limit[queries]
-        high = self.high(tile, self.queries.half[queries, None], self.base.half[None, base])
-        return np.partition(high, self.count - 1, axis=1)[:, self.count - 1].copy()
+        last = np.partition(tile, self.count - 1, axis=1)[:, self.count - 1]
+        return self.high(last, self.queries.half[queries], self.base.half[base].max())
 
     def add(self, start: int, hits: _Hits) -> None:
         """Take what a tile has found for the queries from ``start`` on."""
         if not len(hits.row):
             return
-        rows = start + hits.row
-        number = np.bincount(hits.row)
-        over = start + np.flatnonzero(self.held[start:start + len(number)] + number > self.room)
+        over = self._full(start, hits)
         if len(over):
             self._prune(over)
-            inside = hits.low <= self.limit[rows]
-            rows, hits = rows[inside], _Hits(*(part[inside] for part in hits))
-            number = np.bincount(hits.row, minlength=len(number))
-            still = over[self.held[over] + number[over - start] > self.room]
-            if len(still):
-                inside = np.isin(rows, still)
-                self._measure(still, rows[inside], hits.base[inside])
-                rows, hits = rows[~inside], _Hits(*(part[~inside] for part in hits))
-                number = np.bincount(hits.row, minlength=len(number))
-        before = np.cumsum(number) - number
-        at = self.held[rows] + np.arange(len(rows)) - before[rows - start]
+            hits = hits.where(hits.low <= self.limit[start + hits.row])
+            over = self._full(start, hits)
+        if len(over):
+            among = np.isin(start + hits.row, over)
+            crowded = over[2 * self.held[over] > self.count + self.room]    # more of them within rounding of the last than pruning helps
+            measure = np.isin(start + hits.row, crowded)
+            self._measure(crowded, start + hits.row[measure], hits.base[measure])
+            split = hits.where(among & ~measure)                            # half of them lower the limit for the others
+            half = np.arange(len(split.row)) % 2 == 0
+            self.add(start, split.where(half))
+            self.add(start, split.where(~half))
+            hits = hits.where(~among)
+        rows = start + hits.row
+        number = np.bincount(hits.row)
+        at = self.held[rows] + np.arange(len(rows)) - (np.cumsum(number) - number)[hits.row]
         self.index[rows, at] = hits.base
         self.low[rows, at] = hits.low
         self.held[start:start + len(number)] += number.astype(np.int32)
+
+    def _full(self, start: int, hits: _Hits) -> Numbers:
+        """Queries with no room for their hits."""
+        number = np.bincount(hits.row)
+        return start + np.flatnonzero(self.held[start:start + len(number)] + number > self.room)
 
     def _prune(self, rows: Numbers) -> None:
         """Lower the limits of some queries, and let go of what lies beyond."""
@@ -384,7 +395,7 @@ def _below(product: Floats, queries: slice, base: slice, best: _Best) -> _Hits:
     """What of a tile (R, C), transposed or not, lies within the limits of its rows."""
     limit = best.limit[queries]
     if (limit == MOST).any():
-        limit = np.minimum(limit, best.first(product, queries, base))
+        np.minimum(limit, best.first(product, queries, base), out=limit)    # in place; a thread that overwrites another's loses nothing
     if product.flags.c_contiguous:
         row, column = np.divmod(np.flatnonzero(product <= limit[:, None]), product.shape[1])
         return _Hits(row, base.start + column, product[row, column])

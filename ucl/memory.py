@@ -110,11 +110,13 @@ class Need:
         least: with every row outside of memory.
         features: the features as given.
         clustered: the rows in the space that is clustered; 0 where that is the features themselves.
+        less: what would need less.
     """
 
     least: int
     features: int
     clustered: int
+    less: str = "a smaller --pca or -k"
 
     def check(self, memory: int, what: str) -> None:
         """Refuse before work starts what cannot be done.
@@ -124,7 +126,7 @@ class Need:
         """
         if self.least > memory:
             raise UsageError(f"--memory: {told(memory)} at hand, {what} needs at least {told(self.least)}",
-                             f"--memory {told(self.least)} if this machine has it; a smaller --pca or -k needs less")
+                             f"--memory {told(self.least)} if this machine has it; {self.less} needs less")
 
 
 def need(n: int, d: int, settings: ClusterSettings, *, path: int = 0) -> Need:
@@ -159,7 +161,7 @@ def need_of_neighbors(n: int, d: int, settings: NeighborsSettings, *, among: int
     The formula of ucl-neighbors(1), "Memory".
     """
     each = 0 if settings.duplicates is not None else 16 * max(settings.neighbors, SEARCH_SPARE) + 28 * settings.neighbors
-    return Need(BASE + n * (160 + each + 3 * path) + among * (100 + 3 * path) + _search(d), 4 * (n + among) * d, 0)
+    return Need(BASE + n * (160 + each + 3 * path) + among * (100 + 3 * path) + _search(d), 4 * (n + among) * d, 0, "a smaller -k")
 
 
 def _search(d: int) -> int:

@@ -50,9 +50,7 @@ def neighbors(features: Features, settings: NeighborsSettings, context: Context,
         DataError: features of other dimensions or another model, a usable row that is not finite, no usable row.
     """
     if among is not None:
-        if settings.include_self:
-            raise UsageError("include_self: other images are searched, an image is not among them", "--no-include-self, or one file of features")
-        alike(features, features.features.shape[1], among)
+        check(settings, features, features.features.shape[1], among)
     context = dataclasses.replace(context, stage=context.stage or "neighbors")
     n, d = features.features.shape
     wanted = need_of_neighbors(n, d, settings, among=0 if among is None else len(among.features))
@@ -76,17 +74,21 @@ def neighbors(features: Features, settings: NeighborsSettings, context: Context,
                      self_included=settings.include_self, context=context)
 
 
-def alike(features: Features, d: int, among: Features) -> None:
-    """Refuse features that cannot be compared; a file that does not say what made it passes.
+def check(settings: NeighborsSettings, features: Features, d: int, among: Features) -> None:
+    """Refuse to search among features that cannot be compared; a file that does not say what made it passes.
 
     Args:
+        settings: those of the search.
         features: those asked about, or what their header tells.
         d: their dimensions.
         among: those searched.
 
     Raises:
+        UsageError: an image is to be among its own neighbours, but others are searched.
         DataError: other dimensions, model, weights, layer or image preparation.
     """
+    if settings.include_self:
+        raise UsageError("include_self: other images are searched, an image is not among them", "--no-include-self, or one file of features")
     if d != among.features.shape[1]:
         raise DataError(f"/features: {among.features.shape[1]} dimensions in the second file, expected {d} as in the first",
                         "use features of the same layer of the same model")

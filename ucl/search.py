@@ -228,7 +228,7 @@ class _Hits(NamedTuple):
 
     def where(self, chosen: NDArray[np.bool_]) -> _Hits:
         """Some of them."""
-        return _Hits(*(part[chosen] for part in self))
+        return _Hits(self.row[chosen], self.base[chosen], self.low[chosen])
 
 
 class _Best:
@@ -346,7 +346,7 @@ def measured(queries: _Side, base: _Side, rows: Numbers, index: Numbers) -> Doub
     x = queries.points.gather(rows, wide)
     if len(rows) == 1:
         difference = base.points.gather(np.maximum(index[0], 0), wide) - x
-        distance = np.einsum("nd,nd->n", difference, difference)[None] / 2
+        distance: Doubles = np.einsum("nd,nd->n", difference, difference)[None] / 2
     else:
         distance = np.empty(index.shape)
         for column in range(index.shape[1]):
@@ -399,7 +399,7 @@ def _below(product: Floats, queries: slice, base: slice, best: _Best) -> _Hits:
     if product.flags.c_contiguous:
         row, column = np.divmod(np.flatnonzero(product <= limit[:, None]), product.shape[1])
         return _Hits(row, base.start + column, product[row, column])
-    column, row = np.divmod(np.flatnonzero(product.T <= limit), product.shape[0])
+    column, row = np.divmod(np.flatnonzero(limit >= product.T), product.shape[0])
     order = np.argsort(row.astype(np.uint16), kind="stable")
     row, column = row[order], column[order]
     return _Hits(row, base.start + column, product[row, column])

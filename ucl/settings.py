@@ -22,8 +22,8 @@ from ucl.stage_settings import CLUSTERING, ClusterSettings, ExtractSettings, Pur
 __all__ = [
     "BESIDE", "CHECKPOINT_EVERY", "CIFAR_MEAN", "CIFAR_STD", "CLUSTERING", "METHOD_TABLES", "SETTINGS", "AndSettings", "ClusterSettings",
     "CompareSettings", "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings",
-    "ListSettings", "MachineSettings", "NeighborsSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings", "ViewSettings",
-    "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
+    "ListSettings", "MachineSettings", "NeighborsSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings",
+    "TrainSettings", "ViewSettings", "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
 ]
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)

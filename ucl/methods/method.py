@@ -17,7 +17,7 @@ class Step:
     """One line of a plan, the same in memory and in shell.
 
     Attributes:
-        verb: extract, cluster, purify, train-epoch.
+        verb: extract, cluster, purify, neighbors, train-epoch.
         settings: complete; every default and schedule is already resolved.
         reads: slots it takes; slot names are file names too.
         writes: slots it makes.

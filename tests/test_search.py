@@ -88,7 +88,10 @@ def test_ties_go_to_the_lower_row(seed: int, n: int, d: int, count: int, cosine:
         near, distance = nearest(points, points, count, own=own, threads=threads)
     wanted, far = brute(every(x, x, cosine=cosine), min(count, n), leave_out=not own)
     there = np.isfinite(far)
-    if not cosine:                                          # in binary fractions all is exact
+    if cosine:
+        zero = ~x.any(axis=1)
+        assert (distance[zero][(near[zero] >= 0) & ~zero[near[zero]]] == 1).all()
+    else:                                                   # in binary fractions all is exact
         np.testing.assert_array_equal(near[:, :wanted.shape[1]], np.where(there, wanted, -1))
     np.testing.assert_allclose(distance[:, :far.shape[1]][there], far[there], rtol=1e-12, atol=1e-15)
     assert (near[:, far.shape[1]:] == -1).all()
@@ -185,6 +188,21 @@ def test_pairs(threads: int) -> None:
         np.testing.assert_allclose(far, distance[near], rtol=1e-12, atol=1e-16)
     with pytest.raises(UsageError, match="more than 5 pairs"):
         list(pairs(points, points, 0.3, threads=threads, limit=5))
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("value", [0, 0.3])
+def test_all_rows_are_equal(cosine: bool, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that has collapsed costs no more than others."""
+    points = Points(np.full((20_000, 8), value, np.float32), cosine=cosine)
+    monkeypatch.setattr(search, "measured", None)
+    near, distance = nearest(points, points, 3)
+    assert near[[0, 1, 2, 3, 19_999]].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2]]
+    assert not distance.any()
+    few = Points(np.full((3, 8), value, np.float32), cosine=cosine)
+    assert nearest(few, few, 4, own=True)[0].tolist() == [[0, 1, 2, -1]] * 3
+    assert nearest(few, few, 4)[0].tolist() == [[1, 2, -1, -1], [0, 2, -1, -1], [0, 1, -1, -1]]
+    assert nearest(few, points, 2)[0].tolist() == [[0, 1]] * 3
 
 
 def test_copies_are_found_at_zero() -> None:

@@ -354,6 +354,9 @@ def measured(queries: _Side, base: _Side, rows: Numbers, index: Numbers) -> Doub
             difference -= x
             distance[:, column] = np.einsum("nd,nd->n", difference, difference)
         distance /= 2
+    if queries.points.inverse is not None and base.points.inverse is not None and wide:
+        mixed = (queries.points.inverse[rows] == 0)[:, None] != (base.points.inverse[np.maximum(index, 0)] == 0)
+        distance[mixed] = 1                                 # and not 1 up to the rounding of another row's length
     distance[index < 0] = np.inf
     return distance
 
@@ -372,6 +375,8 @@ def nearest(queries: Points, base: Points, count: int, *, own: bool = False, thr
         (n, count) int64, -1 where there are no more; and float64 half squared distances (1 - cosine), there infinite.
     """
     within = queries is base
+    if _one_point(queries, base):
+        return _lowest(len(queries), len(base), count, leave_out=within and not own)
     frame = _frame([queries, base], base)
     right = _Side(base, frame)
     left = right if within else _Side(queries, frame)
@@ -389,6 +394,22 @@ def nearest(queries: Points, base: Points, count: int, *, own: bool = False, thr
         if back is not None:
             best.add(tile.columns.start, back)
     return best.ranked()
+
+
+def _one_point(queries: Points, base: Points) -> bool:
+    """Whether all rows are equal, as of a network that has collapsed: every pair would have to be measured."""
+    only = base.part(slice(0, 1), wide=True)
+    return len(base) > 0 and all((points.part(part, wide=True) == only).all() for points in (base, queries)
+                                 for part in chunks(len(points), _piece(points.rows.shape[1])))
+
+
+def _lowest(n: int, size: int, count: int, *, leave_out: bool) -> tuple[Numbers, Doubles]:
+    """The neighbours of n equal rows among ``size`` of them."""
+    near = np.tile(np.arange(count), (n, 1))
+    if leave_out:
+        near += near >= np.arange(n)[:, None]
+    near[near >= size] = -1
+    return near, np.where(near < 0, np.inf, 0.0)
 
 
 def _below(product: Floats, queries: slice, base: slice, best: _Best) -> _Hits:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PAIR_BYTES = 80
 """What a pair takes while pairs are put together."""
+HALF_ULP = 2.0**-54
+"""A distance so small leaves a cosine of 1."""
 FEW_PAIRS = 1 << 16
 """So many are always taken."""
 
@@ -127,7 +129,7 @@ def _pairs(features: Features, among: Features | None, asked: tuple[NDArray[np.i
            least: float, context: Context, threads: int, room: int) -> Pairs:
     """Pairs of a cosine of at least ``least``, by rows."""
     made, similar, most = [], [], max(room // PAIR_BYTES, FEW_PAIRS)
-    for first, second, distance in pairs(asked[1], base[1], 1 - least, threads=threads, limit=most):
+    for first, second, distance in pairs(asked[1], base[1], 1 - least + HALF_ULP, threads=threads, limit=most):
         made.append(np.stack([asked[0][first], base[0][second]], axis=1))
         similar.append(1 - distance)
     return Pairs(np.concatenate(made), np.concatenate(similar), samples=features.samples, among=_names(among),

@@ -116,7 +116,8 @@ def test_fewer_images_than_neighbours(ucl: Runner, tmp_path: Path) -> None:
 
 def test_duplicates(ucl: Runner, two: tuple[Path, Path], tmp_path: Path) -> None:
     x = points(60, 2)
-    x[40], x[55], x[20] = x[4], 2 * x[4], x[11] + 1e-4
+    x[4] = [1, -2, 5, 7, 0, 3]
+    x[40], x[55], x[20] = x[4], 3 * x[4], x[11] + 1e-4
     one = made(tmp_path / "c.h5", x, bad=(6,))
     similar = np.triu(cosines(x, x), 1)
     similar[6], similar[:, 6] = 0, 0

@@ -167,7 +167,7 @@ def test_precedence_is_flag_then_toml_then_plan_then_default() -> None:
 def test_outside_a_run_directory_a_verb_has_its_own_defaults() -> None:
     for verb, cls in SETTINGS.items():
         reads = {"extract": ("images", "model"), "cluster": ("features", "previous"), "purify": ("labels",),
-                 "train-epoch": ("images", "model", "labels")}
+                 "train-epoch": ("images", "model", "labels"), "neighbors": ("features", "among")}
         assert step_for(Context(), verb) == Step(verb, cls(), reads.get(verb, ()), ())
     assert step_for(Context(), "train-epoch", overrides={"lr": "1"}).settings == TrainSettings(lr=1.0)
     assert step_for(Context(overrides={"cluster.k": "5"}), "cluster").settings.k == 0

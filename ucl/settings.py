@@ -32,8 +32,9 @@ from ucl.stage_settings import CLUSTERING, ClusterSettings, ExtractSettings, Pur
 __all__ = [
     "BESIDE", "CHECKPOINT_EVERY", "CIFAR_MEAN", "CIFAR_STD", "CLUSTERING", "METHOD_TABLES", "SETTINGS", "AndSettings", "ClusterSettings",
     "CompareSettings", "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings",
-    "ListSettings", "MachineSettings", "OdcSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings",
-    "UicSettings", "ViewSettings", "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
+    "ListSettings", "MachineSettings", "NeighborsSettings", "OdcSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings",
+    "Settings", "TrainSettings", "UicSettings", "ViewSettings", "check_override", "default_k", "option", "parse", "parse_assignments", "seconds",
+    "tables",
 ]
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -100,6 +101,27 @@ class KnnSettings(Settings):
     neighbors: int = option(10, "neighbours that vote", flags=("-k", "--neighbors"), low=1)
     tau: float = option(0.1, "temperature: a neighbour of cosine s votes with exp(s / tau)", low=1e-6,
                         source="SeLa: sigma 0.1")
+
+
+@dataclass(frozen=True)
+class NeighborsSettings(Settings):
+    """`ucl neighbors`: exact nearest neighbours of features."""
+
+    neighbors: int = option(20, "neighbours of each image, nearest first", flags=("-k", "--neighbors"), low=1, source="SCAN: 20")
+    metric: str = option("cosine", "what is near: cosine, of rows brought to unit length; or euclidean", choices=("cosine", "euclidean"),
+                         source="SCAN: inner product of unit rows")
+    include_self: bool = option(False, "an image is searched among all, and so is one of its own neighbours, as in SCAN's released code")
+    duplicates: float | None = option(None, "instead of neighbours, all pairs of images whose cosine is at least this; 1 = equal up to length",
+                                      low=-1, high=1)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What pairs do not read."""
+        return frozenset() if self.duplicates is None else frozenset({"neighbors", "metric", "include_self"})
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That all pairs are wanted."""
+        return "is of neighbours, and duplicates lists pairs by their cosine", "leave it out, or leave out --duplicates"
 
 
 @dataclass(frozen=True)
@@ -175,6 +197,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "purify": PurifySettings,
     "train-epoch": TrainSettings,
     "import": ImportSettings,
+    "neighbors": NeighborsSettings,
     "evaluate-knn": KnnSettings,
     "evaluate-linear": LinearSettings,
     "evaluate-compare": CompareSettings,

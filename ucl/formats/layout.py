@@ -249,13 +249,51 @@ EVALUATION = FileType(
     help="metrics with their intervals",
 )  # fmt: skip
 
+_AMONG = Item("/among/path", ("R",), "S", False, help="paths of the images searched, where they are others")
+_AMONG_DIGEST = Attr("among-digest", "S", "samples-digest of the images searched, where they are others")
+
+NEIGHBORS = FileType(
+    "ucl/neighbors",
+    VERSION,
+    (
+        _PATH,
+        _AMONG,
+        Item("/neighbors", ("N", "A"), "i4|i8", True, help="rows of the nearest images of each image, nearest first; -1 where there are no more"),
+        Item("/distances", ("N", "A"), "f4", False, help="their distances: 1 - cosine, or euclidean; NaN where there is no neighbour"),
+        _STATUS,
+    ),
+    attrs=(
+        Attr("metric", "S", "cosine or euclidean"),
+        Attr("exact", "i8", "1: no nearer image was missed"),
+        Attr("self-included", "i8", "1: each image was searched among all, itself too"),
+        _AMONG_DIGEST,
+    ),
+    help="the nearest images of each image",
+)  # fmt: skip
+
+PAIRS = FileType(
+    "ucl/pairs",
+    VERSION,
+    (
+        _PATH,
+        _AMONG,
+        Item("/pairs", ("Q", 2), "i8", True, help="rows of two images that are alike; of one list the lower first, of two lists one of each"),
+        Item("/similarity", ("Q",), "f8", False, help="the cosine of their features"),
+        _STATUS,
+    ),
+    attrs=(Attr("threshold", "S", "least similarity listed"), _AMONG_DIGEST),
+    help="pairs of images that are alike",
+)  # fmt: skip
+
 SCHEMA: dict[str, FileType] = {
-    t.kind: t for t in (FEATURES, LABELS, CHECKPOINT, IMAGES, EVALUATION)
+    t.kind: t for t in (FEATURES, LABELS, NEIGHBORS, PAIRS, CHECKPOINT, IMAGES, EVALUATION)
 }
 
 MADE_BY: dict[str, str] = {
     "ucl/features": "ucl extract IMAGES > features.h5",
     "ucl/labels": "ucl cluster features.h5 > labels.h5",
+    "ucl/neighbors": "ucl neighbors features.h5 > neighbors.h5",
+    "ucl/pairs": "ucl neighbors --duplicates 0.99 features.h5 > pairs.h5",
     "ucl/checkpoint": "ucl train-epoch",
     "ucl/images": "ucl init",
     "ucl/evaluation": "ucl evaluate knn features.h5 -o report.h5",

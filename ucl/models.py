@@ -242,7 +242,8 @@ def restore(model: Checkpoint) -> Network:
     except UsageError as error:
         raise DataError(f"checkpoint: backbone: found {name!r}, expected one of {', '.join(BACKBONES)}, or a model of torchvision's",
                         "a newer ucl may know it; ucl info shows the file") from error
-    network = empty(name, sobel=bool(model.config.get("sobel", False)), size=int(model.config.get("size", 0)))
+    network = empty(name, sobel=bool(model.config.get("sobel", False)), size=int(model.config.get("size", 0)),
+                    folded=bool(model.config.get("fold_sobel", False)))
     from_arrays(network, part(model, "backbone."))
     return network
 

@@ -39,6 +39,7 @@ __all__ = [
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
+FOLD_HELP = "fold the Sobel filter that the weights were trained behind into the first convolution, which then takes colours"
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class InitSettings(ListSettings):
     """`ucl init`: the frozen image list and the untrained model."""
 
     backbone: str = option("convnet", "network; see ucl doctor for the names")
-    weights: str = option("none", "weights to start from in place of drawn ones: a file as ucl import takes it, or torchvision's by "
-                          "their name, as IMAGENET1K_V2 or DEFAULT")
+    weights: str = option("none", "weights to start from in place of drawn ones: a file as ucl import takes it, a checkpoint of ucl, or "
+                          "torchvision's by their name, as IMAGENET1K_V2 or DEFAULT", flags=("--weights", "--from"))
     sobel: bool = option(False, "DeepCluster's Sobel filter in front of the network: two derivatives instead of colours",
                          source="DeepCluster section 4.1")
+    fold_sobel: bool = option(False, FOLD_HELP, source="Caron et al., ICCV 2019, released code")
     projection: int = option(0, "dimensions of a linear projection on top of the features, its rows of unit length; 0 = none", low=0,
                              source="IR, IS, AND, PCP: 128")
     projection_init: str = option("he", "what the projection is drawn from; he: normal, of variance 2 / D, bias 0; torch: uniform in "
@@ -88,6 +90,7 @@ class ImportSettings(Settings):
                          choices=("auto", "torchvision", "timm", "deepcluster", "ucl"))
     head: str = option("keep", "keep the classifier on top, where the file has one, and refuse what else is no part of the network; "
                        "drop: take the network alone", choices=("keep", "drop"))
+    fold_sobel: bool = option(False, FOLD_HELP, source="Caron et al., ICCV 2019, released code")
     size: int = option(0, "side of a view in pixels; 0 = what the file says, else the backbone's", low=0)
     mean: tuple[float, float, float] | None = option(None, "mean of the channels, of values in 0 to 1; none = what the file says, else "
                                                      "the backbone's, of ImageNet or for 32 px of CIFAR-10")

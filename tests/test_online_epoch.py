@@ -31,6 +31,7 @@ from ucl.networks.neck import new_neck
 from ucl.objectives import online_epoch
 from ucl.objectives.online import COUNTED, Rules
 from ucl.objectives.online_epoch import POWER
+from ucl.objectives.self_labelled import fixed_view_labels
 from ucl.run import silent
 from ucl.safepoints import SafePoint
 from ucl.settings import TrainSettings
@@ -529,6 +530,47 @@ def test_other_objectives_leave_neck_and_memory_as_they_were(images: ImageList, 
     projected.model |= {f"projection.{k}": v for k, v in models.to_arrays(models.new_projection(256, 8, Key(1, stage="init"))).items()}
     found = online(images, projected, y).model
     assert all(found.model[f"projection.{k}"].tobytes() == projected.model[f"projection.{k}"].tobytes() for k in ("weight", "bias"))
+
+
+def wide() -> Checkpoint:
+    """With a neck as wide as the features, so that no shape tells them apart."""
+    made = new_model(neck_dropout=0.0)
+    made.model |= {f"neck.{k}": v for k, v in models.to_arrays(new_neck(256, HIDDEN, 256, 0.0, Key(1, stage="init"))).items()}
+    return made
+
+
+def test_a_head_is_not_moved_to_other_features(images: ImageList, y: Labels, caplog: pytest.LogCaptureFixture) -> None:
+    """One on the neck, or on hidden layers, is drawn anew where those are not trained, also of a fitting shape; a warning says so."""
+    still = {"lr": 0.0, "weight_decay": 0.0}
+    head = models.to_arrays(models.new_head(256, K, Key(5, stage="init")))["weight"]
+    on_neck = online(images, wide(), y).model
+    on_hidden = train(images, new_model(), None, CONTEXT, objective="relabel", k=K, mlp=256).model
+    for before, said in ((on_neck, "neck"), (on_hidden, "hidden layers")):
+        found = train(images, before, y, at(3), objective="classify", head="kept", **still).model
+        assert found.model["head.weight"].tobytes() != before.model["head.weight"].tobytes()
+        assert f"the head stands on the {said}, which classification does not train: it is drawn anew" in caplog.text
+        caplog.clear()
+        kept: list[Checkpoint] = []
+        end = train(images, before, y, at(3), objective="classify", head="kept", safe=SafePoint(lambda: True, kept.append)).model
+        assert whole(train(images, before, y, at(3), objective="classify", head="kept", resume=kept[1]).model, end)
+        caplog.clear()
+        after = train(images, end, y, at(4), objective="classify", head="kept", **still).model
+        assert after.model["head.weight"].tobytes() == end.model["head.weight"].tobytes()
+        assert not caplog.text
+    found, kept = safe_points(images, on_neck, None, at(3), objective="relabel", batch=10, fill_empty=False, **still)
+    assert found.model.model["head.weight"].tobytes() == head.tobytes() != on_neck.model["head.weight"].tobytes()
+    assert kept[0].memory["targets"].tolist() == fixed_view_labels(images, on_neck, RUNTIME, batch=10).tolist()
+    assert "head_on" not in found.model.config
+
+
+def test_the_memories_of_two_objectives_are_not_mixed_up(images: ImageList, y: Labels) -> None:
+    """Both have rows of embeddings, of other layers, though of one shape: the one begins anew, and the other's is over."""
+    first = online(images, wide(), y).model
+    apart, bank = train(images, first, None, at(3)).model, dataclasses.replace(first, memory={})
+    assert set(apart.memory) == {"bank"}
+    assert whole(apart, train(images, bank, None, at(3)).model)
+    with pytest.raises(DataError, match="the model has no clusters yet"):
+        online(images, apart, None, at(4))
 
 
 # what is refused

@@ -178,7 +178,7 @@ def test_labels_are_refused_in_a_turn_that_has_its_own(ucl: Runner, straight: di
 
 
 def test_the_first_turn_of_odc_needs_its_clusters(ucl: Runner, straight: dict[str, Path], tmp_path: Path) -> None:
-    """Nothing there; purified ones; more least members than can be; those of another generation."""
+    """Nothing there; purified ones; smaller than the least members; those of another generation."""
     run = at(straight, "odc", tmp_path, 0)
     before = tree(run)
     result = ucl("train-epoch", cwd=run)
@@ -189,12 +189,31 @@ def test_the_first_turn_of_odc_needs_its_clusters(ucl: Runner, straight: dict[st
     assert [r.code for r in results] == [0, 0, 0, 65]
     assert "found -1, expected 0 to 2: every usable image is in a cluster" in results[-1].lines[0]
     assert [p.name for p in (run / "epochs").iterdir()] == ["0000"]
-    results = ucl.pipe(["extract"], ["cluster"], ["train-epoch", "--least", 9], cwd=run)
-    assert [r.code for r in results] == [0, 0, 2]
-    assert "least members: found 9, wanted 1 to 8" in results[-1].lines[0]
+    results = ucl.pipe(["extract"], ["cluster", "-k", 9], ["train-epoch"], cwd=run)
+    assert (results[1].code, results[2].code) == (2, 65)
+    assert "odc.least, cluster.k: least members: found 3, wanted 1 to 2" in results[1].lines[0]
     result = ucl("train-epoch", cwd=run, stdin=(straight["odc"] / "labels.h5").read_bytes())
     assert (result.code, result.lines[0]) == (65, "ucl train-epoch: error: labels: generation: found 2, the newest here is 0")
     assert [p.name for p in (run / "epochs").iterdir()] == ["0000"]
+
+
+def test_flags_that_the_plan_decides_are_refused_at_once(ucl: Runner, straight: dict[str, Path], tmp_path: Path) -> None:
+    """Not by the next command, which reads them in the file, and not by the next epoch, which has other ones; flags that are free are taken."""
+    for method, epoch, flags, said, cure in (
+            ("uic", 0, ["-k", 5], "train-epoch.k: the plan of uic decides it from epoch to epoch", "uic.k"),
+            ("uic", 1, ["--relabel", "none"], "train-epoch.relabel: the plan of uic decides it", "uic.relabel"),
+            ("odc", 1, ["--least", 4], "train-epoch.least: the plan of odc checks it", "odc.least")):
+        run = at(straight, method, tmp_path / f"{epoch}-{method}", epoch)
+        before = tree(run)
+        result = ucl("train-epoch", *flags, cwd=run)
+        assert (result.code, len(result.lines)) == (2, 2), result.err
+        assert said in result.lines[0]
+        assert cure in result.lines[1]
+        assert {k: v for k, v in tree(run).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
+    assert ucl("train-epoch", "--lr", 0.01, cwd=run).code == 0
+    assert read(run / "labels.h5").context.overrides["train-epoch.lr"] == "0.01"
+    assert ucl("purify", "labels.h5", "-o", "p.h5", cwd=run).code == 0
+    assert ucl("train-epoch", cwd=run).code == 0
 
 
 # epochs outside

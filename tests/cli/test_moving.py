@@ -159,6 +159,12 @@ def test_labels_that_an_epoch_made_are_written_where_asked_for(ucl: Runner, stra
         assert made.digest == committed.digest == digests(straight[method])[f"epochs/{epoch + 1:04d}/labels.h5"]
         assert made.labels.tobytes() == committed.labels.tobytes()
         assert (run / "labels.h5").readlink() == Path(f"epochs/{epoch + 1:04d}/labels.h5")
+    before = digests(run)
+    result = ucl("train-epoch", "-o", "made.h5", cwd=run)                             # there already: before the epoch, not after it
+    assert (result.code, result.lines[0]) == (73, "ucl train-epoch: error: made.h5: exists already")
+    assert digests(run) == before
+    assert ucl("train-epoch", "-o", "made.h5", "--force", cwd=run).code == 0
+    assert read(run / "made.h5").digest == digests(run)["epochs/0003/labels.h5"]
 
 
 def test_labels_are_refused_in_a_turn_that_has_its_own(ucl: Runner, straight: dict[str, Path], labels: Path, tmp_path: Path) -> None:

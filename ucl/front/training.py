@@ -14,6 +14,7 @@ from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
+from ucl.front.evaluation import open_report
 from ucl.front.extraction import open_images
 from ucl.front.labels import load_input
 from ucl.front.options import Common
@@ -50,7 +51,7 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
     alone = labels is None and (not wanted or not stdin_is_data())
     if not alone:  # a pipe may have to be waited for
         found, context = load_input(labels, run, "labels", common, joins=True)
-    with run.lock():
+    with open_report(output, force=force) as write, run.lock():
         if not wanted:
             found, context = None, _next(run, common)
         elif alone:
@@ -64,11 +65,7 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
             made = perform(step, slots, context, runtime, progress, safe)
         slots |= made
         commit_turn(run, context, slots, made["metrics"], safe)
-    if output is not None:
-        from ucl.store import save
-
-        with open_output(output, force=force) as out:
-            save(slots["labels"], out)
+        write(slots.get("labels"))
     tell("ucl train-epoch", run, context.generation + 1, made["metrics"], common, as_json)
     return 0
 

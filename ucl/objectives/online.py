@@ -37,6 +37,9 @@ BANK, LABELS, CENTROID, COUNTS, CHANGED = "bank", "cluster", "centroid", "online
 """Names in a checkpoint's memory: (N, D) float32, (N,) int32, (K, D) float32, counters (8,) int64; with ``refresh`` changed also (K,)
 uint8, clusters that gained or lost an image since the last refresh."""
 
+KEPT = frozenset({BANK, LABELS, CENTROID, COUNTS, CHANGED})
+"""All of these names."""
+
 COUNTED = ("iterations", "seen", "changed", "small", "joined", "splits", "passes", "balanced")
 """The counters.  ``iterations`` is of the whole run, the rest of this epoch: images seen; those whose label changed as they were;
 clusters found small; images of theirs that joined another; clusters split; repairs' passes; splits into equal halves."""

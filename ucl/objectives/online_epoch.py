@@ -13,7 +13,7 @@ from ucl.device import Runtime
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.objectives import MEMORY, of_these_images
-from ucl.objectives.online import BANK, CENTROID, CHANGED, COUNTED, COUNTS, LABELS, Online, Rules, draw_epoch, weighted_loss
+from ucl.objectives.online import BANK, CENTROID, COUNTED, COUNTS, KEPT, LABELS, Online, Rules, draw_epoch, weighted_loss
 from ucl.samplers import draw_epoch as draw_labelled
 from ucl.settings import TrainSettings
 
@@ -34,7 +34,7 @@ class OnlineEpoch:
 
     passes: tuple[tuple[int, ...], ...] = ((0,),)
     columns: tuple[str, ...] = ()
-    keeps = frozenset({BANK, LABELS, CENTROID, COUNTS, CHANGED})
+    keeps = KEPT
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
                  runtime: Runtime, *, midway: bool) -> None:

@@ -18,9 +18,9 @@ for class in "$CIFAR"/train/*/; do
 done | sed "s|^$CIFAR/train/||" > "$OUT/list.txt"
 
 listed() { # ratio: the list of so long a tail, the same number of images whatever the ratio
-    local file=$OUT/tail-$1.txt
-    [ -e "$file" ] || ucl select "$CIFAR/train" --paths "$OUT/list.txt" --long-tail "$1" --per-class \
-        "$(awk "BEGIN { for (i = 0; i < 10; i++) s += $1 ^ (-i / 9); print int($TAIL_IMAGES / s + 0.5) }")" -o "$file" -q </dev/null
+    local file=$OUT/tail-$1.txt first
+    first=$(awk "BEGIN { for (i = 0; i < 10; i++) s += $1 ^ (-i / 9); print int($TAIL_IMAGES / s + 0.5) }")
+    [ -e "$file" ] || ucl select "$CIFAR/train" --paths "$OUT/list.txt" --long-tail "$1" --per-class "$first" -o "$file" -q </dev/null
     echo "$file"
 }
 
@@ -37,7 +37,7 @@ one() { # row seed
     [ "$code" -eq 0 ] || [ "$code" -eq 76 ] || return "$code"
     cd "$dir"
     : > truth.jsonl
-    for labels in epochs/*/labels.h5; do ucl evaluate clusters "$labels" --json </dev/null >> truth.jsonl; done
+    for labels in epochs/*/labels.h5; do [ ! -e "$labels" ] || ucl evaluate clusters "$labels" --json </dev/null >> truth.jsonl; done
     for epoch in $(seq 0 "$EVERY" "$EPOCHS"); do
         model=epochs/$(printf %04d "$epoch")/model.h5
         ucl extract "$CIFAR/train" --files-from "$OUT/list.txt" --model "$model" -o train.h5 -f -q </dev/null

@@ -207,8 +207,8 @@ class TrainSettings(ViewSettings):
     refresh_every: int = option(10, "online: steps between two refreshes of the centroids", low=1, source="ODC: 10")
     refresh: str = option("all", "online: centroids that a refresh recomputes: all, or those of clusters that changed", choices=("all", "changed"),
                           source="ODC, released code: all; the paper: changed")
-    least: int = option(20, "online: members below which a cluster is repaired: they join others, and it gets half of the largest", low=1,
-                        source="ODC: 20 of 128 in the mean")
+    least: int = option(0, "online: members below which a cluster is repaired: they join others, and it gets half of the largest; 0 = 20, and for "
+                        "views up to 64 px 15 % of the mean size, at least 2; at most half the mean size", low=0, source="ODC: 20 of 128 in the mean")
     repair: str = option("loop", "online: loop: repair until no cluster is small; once: in a single pass, which may leave some",
                          choices=("loop", "once"), source="ODC: loop; its released code: once")
     repair_every: int = option(1, "online: steps between two repairs", low=1, source="ODC, released code: 1")

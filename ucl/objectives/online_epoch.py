@@ -13,7 +13,7 @@ from ucl.device import Runtime
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.objectives import MEMORY, of_these_images
-from ucl.objectives.online import BANK, CENTROID, COUNTED, COUNTS, KEPT, LABELS, Online, Rules, draw_epoch, weighted_loss
+from ucl.objectives.online import BANK, CENTROID, COUNTED, COUNTS, KEPT, LABELS, Online, Rules, draw_epoch, least_members, weighted_loss
 from ucl.samplers import draw_epoch as draw_labelled
 from ucl.settings import TrainSettings
 
@@ -66,8 +66,11 @@ class OnlineEpoch:
     def _memories(self, model: Checkpoint, images: ImageList, labels: Labels | None, runtime: Runtime, *, midway: bool) -> tuple[Online, bool]:
         """The checkpoint's, or of the labels if some are given; and whether they are new."""
         s, there = self.settings, LABELS in model.memory
-        rules = Rules(s.similarity, s.memory_momentum, s.refresh_every, s.refresh, s.least, s.repair, s.repair_every, POWER[s.weights])
-        if there and (labels is None or midway):
+        goes_on = there and (labels is None or midway)
+        k = len(model.memory.get(CENTROID, ())) if goes_on else 0 if labels is None else labels.k
+        least = s.least or (least_members(int(self.ok.sum()), k, int(model.config["size"])) if k else 1)
+        rules = Rules(s.similarity, s.memory_momentum, s.refresh_every, s.refresh, least, s.repair, s.repair_every, POWER[s.weights])
+        if goes_on:
             of_these_images(model, images, LABELS)
             if BANK not in model.memory or CENTROID not in model.memory or COUNTS not in model.memory:
                 raise DataError(f"checkpoint: /memory: found {', '.join(sorted(model.memory))}, expected {BANK}, {CENTROID} and {COUNTS} too",

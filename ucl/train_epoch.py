@@ -25,7 +25,7 @@ from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.labelled import as_labels
-from ucl.objectives import objective
+from ucl.objectives import MEMORY, objective
 from ucl.safepoints import MIDWAY, SafePoint
 from ucl.settings import TrainSettings
 
@@ -197,7 +197,9 @@ class _State:
         self.backbone = models.restore(model).to(device).train()
         self.features = runtime.compiled(self.backbone)
         self.objective = objective(model, int(self.backbone.feature_dim), images, labels, settings, key, runtime, midway=midway is not None)
-        self.carried = {name: v for name, v in model.memory.items() if name not in (LOSSES, *self.objective.keeps)}
+        whose, mine = (config.get(MEMORY, {}).get("images") for config in (model.config, self.objective.config()))
+        kept = model.memory if mine is None or whose in (None, mine) else {}  # of other images: nobody could go on with it
+        self.carried = {name: v for name, v in kept.items() if name not in (LOSSES, *self.objective.keeps)}
         width = 1 + len(self.objective.columns)
         self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty((0, width))
         trained = [p for p in self.backbone.parameters() if p.requires_grad]  # not the Sobel filter

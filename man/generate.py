@@ -36,7 +36,7 @@ from ucl.formats.layout import INTEGRITY, PROVENANCE, ROOT_ATTRS, SCHEMA, Attr, 
 from ucl.front.forecast import changing, ends_text, shell_line
 from ucl.front.options import default_text
 from ucl.methods import METHODS, pcp, rounds
-from ucl.methods.method import plan, plan_length
+from ucl.methods.method import Step, plan, plan_length
 from ucl.models import BACKBONES
 from ucl.settings import METHOD_TABLES, SETTINGS, PlanSettings, RoundSettings
 
@@ -293,13 +293,22 @@ def plansettings(page: Page) -> Iterator[str]:
 
 
 def loop(page: Page, name: str) -> Iterator[str]:
-    """A method's turn as a shell loop, for 50,000 small images, and what its plan changes from epoch to epoch."""
+    """A method's turn as a shell loop, for 50,000 small images, and what its plan changes from epoch to epoch; a first turn of other
+    steps stands before the loop."""
     context = dataclasses.replace(DATA[2][1], method=name)
     differing = changing(context, plan_length(context))
-    lines = [shell_line(step, {field for stage, field in differing if stage == step.stage}) for step in plan(context)]
+
+    def pipe(steps: list[Step], before: str = "") -> Iterator[str]:
+        lines = [shell_line(step, {field for stage, field in differing if stage == step.stage}) for step in steps]
+        yield from _code([before + line + (" |" if line is not lines[-1] else " || exit") for line in lines])
+
+    first, later = plan(context), plan(dataclasses.replace(context, epoch=1))
     yield ".EX"
+    if [step.stage for step in first] != [step.stage for step in later]:
+        yield from pipe(first)
+        first = later
     yield literal("until ucl status --done; do")
-    yield from _code(["    " + line + (" |" if line is not lines[-1] else " || exit") for line in lines])
+    yield from pipe(first, "    ")
     yield from ("done", ".EE")
     if differing:
         yield ".PP"

@@ -23,6 +23,8 @@ from ucl.artifacts import (
     Features,
     ImageList,
     Labels,
+    Neighbors,
+    Pairs,
     Pca,
     Samples,
     Stored,
@@ -61,7 +63,12 @@ IMAGES = ImageList(SAMPLES, np.array([1, 2**40, 0, 4, 5], np.uint64), np.array([
 EVALUATION = Evaluation([("knn_top1", 0.1 + 0.2, 0.25, 0.35, 2**40, "k=10 tau=0.1"), ("nmi_geometric", float("nan"), float("nan"), 1.0, 5, "")],
                         np.array([[3, 1], [0, 2**40]]), SAMPLES, np.array([0, 1, 2, 1, 0], np.uint8), np.array([1, 0, -1, 1, 0], np.int32),
                         np.array([0, 0, -1, 1, 1], np.int32), ["ant", "b\u00e9e"], **COMMON)
-WHOLE = {"features": FEATURES, "labels": LABELS, "checkpoint": CHECKPOINT, "images": IMAGES, "evaluation": EVALUATION}
+OTHERS = np.array([b"x.png", b"y.png"])
+NEIGHBORS = Neighbors(np.array([[1, 0], [0, -1], [-1, -1], [1, 0], [0, 1]], np.int32),
+                      np.array([[0, 0.1], [0.5, np.nan], [np.nan, np.nan], [1, 2], [0.3, 0.3]], np.float32), SAMPLES, OTHERS, "euclidean", **COMMON)
+PAIRS = Pairs(np.array([[0, 1], [0, 4]]), np.array([1, 0.1 + 0.2]), SAMPLES, threshold=0.1, **COMMON)
+WHOLE = {"features": FEATURES, "labels": LABELS, "neighbors": NEIGHBORS, "pairs": PAIRS, "checkpoint": CHECKPOINT, "images": IMAGES,
+         "evaluation": EVALUATION}
 
 
 def write(artifact: Stored, path: Path) -> Path:
@@ -113,7 +120,8 @@ def test_round_trip_through_a_pipe(name: str, tmp_path: Path) -> None:
     assert found.digest == artifact.digest
 
 
-@pytest.mark.parametrize("least", [Features(floats(3, 2)), Labels(np.array([0, 1], np.int32)), Checkpoint({"w": floats(2)}), Evaluation()],
+@pytest.mark.parametrize("least", [Features(floats(3, 2)), Labels(np.array([0, 1], np.int32)), Checkpoint({"w": floats(2)}), Evaluation(),
+                                   Neighbors(np.array([[1], [0]], np.int32)), Pairs(np.array([[0, 1]]))],
                          ids=lambda a: a.kind)
 def test_the_least_of_each(least: Stored, tmp_path: Path) -> None:
     found = store.load(write(least, tmp_path / "a.h5"))

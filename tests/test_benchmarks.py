@@ -114,6 +114,27 @@ def test_a_row_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch, capsys
     assert "no such luck" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "goal", "watched"), [("train-odc", 1.10, "see, after_step"), ("train-uic", 1.05, "record, settle")])
+def test_rows_of_labels_that_move(name: str, goal: float, watched: str, tmp_path: Path) -> None:
+    """At toy size: both batches, as many images on both sides, and the share of the bookkeeping is seen; what was watched is as before."""
+    from benchmarks import moving
+    from benchmarks.data import Scale
+    from ucl.objectives.online import Online
+
+    see = Online.see
+    found = moving.ROWS[name](Scale(True, 1, 1, tmp_path))
+    assert [row.name for row in found] == [f"{name}-64", f"{name}-256"]
+    for row in found:
+        assert row.goal == goal
+        assert len(row.pairs) == 1
+        assert row.ratio > 0
+        share = re.search(rf"160 images, K = 5: .* bookkeeping \({watched}\) ([\d.]+) % of an epoch", row.note)
+        assert share is not None
+        assert 0 < float(share[1]) < 100
+        assert row.met is not None
+    assert Online.see is see
+
+
 @pytest.mark.bench
 def test_every_row_can_be_measured(tmp_path: Path) -> None:
     out = tmp_path / "table.json"

@@ -112,8 +112,8 @@ def test_public_names_are_frozen() -> None:
 
 
 def test_commands_are_frozen() -> None:
-    assert list(COMMANDS) == ["init", "pack", "run", "status", "extract", "cluster", "purify", "train-epoch", "evaluate", "targets", "import",
-                              "export", "convert", "select", "align", "view", "info", "diff", "validate", "digest", "completion", "doctor"]
+    assert list(COMMANDS) == ["init", "pack", "run", "status", "extract", "cluster", "purify", "neighbors", "train-epoch", "evaluate", "targets",
+                              "import", "export", "convert", "select", "align", "view", "info", "diff", "validate", "digest", "completion", "doctor"]
     assert {group for _, _, group in COMMANDS.values()} == set(GROUPS)
 
 

@@ -169,6 +169,93 @@ def test_the_loop_of_pcp(tmp_path: Path) -> None:
     assert "class" in done.stderr
 
 
+def moving(method: str, tmp_path: Path) -> None:
+    """The loop of a method whose labels move on digits equals `ucl run`; started again it only measures; photos without classes."""
+    env = {"OUT": str(tmp_path / "loop"), "INIT": "--epochs 3 --keep all -j 1"}
+    for _ in range(2):
+        done = bash(str(EXAMPLES / f"{method}.sh"), tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        for wanted in ("epoch 3 of 3, done", "knn_top1", "purity"):
+            assert wanted in done.stdout
+    straight = make(tmp_path / "straight", epochs=3, method=method)
+    ucl("run", cwd=straight)
+    assert digests(tmp_path / "loop") == digests(straight)
+
+    classes(tmp_path / "photos", train=10, test=4)
+    (tmp_path / "flat").mkdir()
+    for i, path in enumerate(sorted((tmp_path / "photos" / "train").rglob("*.jpg"))):
+        shutil.copy(path, tmp_path / "flat" / f"{i}.jpg")
+    settings = {"odc": "--set cluster.k=3", "uic": "--set uic.k=3"}[method]
+    for images, test, measured in (("photos/train", "photos/test", 2), ("flat", "", 0)):
+        env = {"IMAGES": images, "TEST": test, "OUT": str(tmp_path / f"of-{measured}"), "NEIGHBORS": "3", "INIT": f"--epochs 2 {settings} -j 1"}
+        done = bash(str(EXAMPLES / f"{method}.sh"), tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        assert "epoch 2 of 2, done" in done.stdout
+        assert done.stdout.count("knn_top1") == measured
+
+
+def test_the_loop_of_odc(tmp_path: Path) -> None:
+    moving("odc", tmp_path)
+
+
+def test_the_loop_of_uic(tmp_path: Path) -> None:
+    moving("uic", tmp_path)
+
+
+def test_fine_tuning(tmp_path: Path) -> None:
+    """examples/odc-finetune.sh, from a run that it makes and from a file; started again it only compares."""
+    env = {"OUT": str(tmp_path / "out"), "INIT": "--epochs 2 -j 1"}
+    first, again = (bash(str(EXAMPLES / "odc-finetune.sh"), tmp_path, **env) for _ in range(2))
+    for done in (first, again):
+        assert done.returncode == 0, done.stderr
+        assert "b_minus_a" in done.stdout
+    assert "knn_top1 " in first.stdout
+    assert len(list((tmp_path / "out" / "odc" / "epochs").iterdir())) == 3
+    env |= {"OUT": str(tmp_path / "file"), "FROM": str(tmp_path / "out" / "weights.pt")}
+    done = bash(str(EXAMPLES / "odc-finetune.sh"), tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "file" / "before").exists()
+    for name in ("before.h5", "after.h5"):
+        a, b = (ucl("digest", name, cwd=tmp_path / folder / "odc") for folder in ("out", "file"))
+        assert a == b
+
+
+@pytest.mark.parametrize(("script", "rows", "columns", "env"), [
+    ("odc-alexnet", ["odc"], 2, {"LAYERS": "conv5", "PLACES": "cifar"}),
+    ("odc-resnet50", ["odc"], 1, {"LAYERS": "layer4", "BACKBONE": "resnet18-32", "VARIANT": "paper"}),
+    ("odc-refresh", ["3"], 1, {"LAYERS": "conv5", "VARIANT": "released"}),
+    ("odc-least", ["2", "4"], 1, {"LAYERS": "conv5", "JOBS": "2"}),
+    ("odc-tail", ["2"], 1, {"LAYERS": "conv5", "IMAGES": "30"}),
+    ("odc-finetune", ["rotation"], 1, {"LAYERS": "conv5"}),
+    ("uic-alexnet", ["final"], 3, {"LAYERS": "conv4 conv5"}),
+    ("uic-labels", ["fixed"], 2, {"LAYERS": "conv5"}),
+    ("uic-classes", ["4"], 2, {"LAYERS": "conv5", "VARIANT": "released"}),
+    ("uic-resnet50", ["mlp"], 2, {"LAYERS": "conv5", "WIDTH": "16"}),
+    ("uic-vgg16", ["strong"], 2, {"LAYERS": "conv5"}),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_reproduction_of_moving_labels(script: str, rows: list[str], columns: int, env: dict[str, str], tmp_path: Path) -> None:
+    """The scripts of ODC and UIC on something small: a line for each row, before and after fine-tuning."""
+    classes(tmp_path / "cifar", train=20, val=6)
+    env = {"IMAGENET": "cifar", "WEIGHTS": "weights", "BACKBONE": "alexnet-32", "EPOCHS": "2", "K": "4", "PER_CLASS": "10", "SETTINGS": "-j 1 -q",
+           "ROWS": " ".join(rows), "OUT": str(tmp_path / "out"), **env}
+    both = script == "odc-finetune"
+    if both:
+        (tmp_path / "weights").mkdir()
+        ucl("init", "odc", "cifar/train", "-o", "run", "--backbone", "alexnet-32", "--set", "cluster.k=4", "-j", "1", cwd=tmp_path)
+        ucl("export", "run/model.h5", "--no-head", "-o", "weights/rotation.pt", cwd=tmp_path)
+    path = str(EXAMPLES / "reproduce" / f"{script}.sh")
+    done = bash(path, tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [cells[:3] for cells in found] == [(row, "0", str(number)) for row in rows for number in range(1 + both)]
+    assert all(len(cells) == 3 + columns and all(re.match(r"[\d.]+", cell) for cell in cells[3:]) for cells in found)
+    if script in ("odc-tail", "uic-labels"):  # again: nothing but the table; other settings: refused
+        again = bash(path, tmp_path, **env)
+        assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
+        refused = bash(path, tmp_path, **{**env, "SETTINGS": "--set train-epoch.momentum=0.2"})
+        assert refused.returncode == 2, refused.stderr
+
+
 def test_the_small_pcp_experiment_on_toy_data(tmp_path: Path) -> None:
     classes(tmp_path / "cifar", train=25, test=5)
     done = bash(str(EXAMPLES / "pcp-small.sh"), tmp_path, CIFAR=str(tmp_path / "cifar"), OUT=str(tmp_path / "out"), EPOCHS="4", SEEDS="0", EVERY="2",

@@ -75,7 +75,7 @@ def test_out_and_in_again(backbone: str, kind: str, tmp_path: Path) -> None:
         model = checkpoint(backbone, k=k)
         (tmp_path / "w").write_bytes(written(model, kind))
         found = weights.read(tmp_path / "w", "w")
-        again, _ = pretrained.checkpoint(backbone, found, 32, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+        again, _ = pretrained.checkpoint(backbone, found, {}, 32, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
         assert again.weights_digest() == model.weights_digest()
         assert again.config == model.config
         assert list(again.model) == list(model.model)
@@ -235,7 +235,7 @@ def test_a_released_checkpoint_of_deepcluster(tmp_path: Path) -> None:
     found = weights.read(tmp_path / "w", "w")
     told = pretrained.known(found, "alexnet-bn")
     assert told == {"sobel": True}
-    model, fitted = pretrained.checkpoint("alexnet-bn", found, 224, (0.5,) * 3, (0.5,) * 3, sobel=True)
+    model, fitted = pretrained.checkpoint("alexnet-bn", found, told, 224, (0.5,) * 3, (0.5,) * 3, sobel=True)
     assert (fitted.layout, fitted.left_out) == ("deepcluster", [])
     assert "5 counters of batch norms were missing and are 0" in fitted.notes
     assert model.config["k"] == K
@@ -252,10 +252,10 @@ def test_a_released_checkpoint_of_deepcluster(tmp_path: Path) -> None:
     assert all(torch.equal(again["state_dict"][k], v) for k, v in state.items())
     for key in ("top_layer.weight", "top_layer.bias"):
         del found.state[key]
-    bare, _ = pretrained.checkpoint("alexnet-bn", found, 224, (0.5,) * 3, (0.5,) * 3, sobel=True)
+    bare, _ = pretrained.checkpoint("alexnet-bn", found, told, 224, (0.5,) * 3, (0.5,) * 3, sobel=True)
     assert "k" not in bare.config
     with pytest.raises(DataError, match=r"does not fit alexnet-bn .*4 unexpected \(sobel\.0\..*96x2x11x11, wanted 96x3x11x11"):
-        pretrained.checkpoint("alexnet-bn", found, 224, (0.5,) * 3, (0.5,) * 3)
+        pretrained.checkpoint("alexnet-bn", found, told, 224, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(UsageError, match="alexnet-bn with the Sobel front end has no twin"):
         written(model, "pt", "torchvision")
 

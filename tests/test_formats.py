@@ -182,7 +182,7 @@ def test_checkpoint_tensors(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- the schema as a round trip
 
-_SIZES = {"P": 2, "A": 1, "*": 2, "N": 5, "D": 3, "K": 2, "d": 4, "H": 2, "C": 3, "E": 2, "W": 2, "m": 3, "F": 2, "L": 7}
+_SIZES = {"P": 2, "A": 1, "*": 2, "N": 5, "D": 3, "K": 2, "d": 4, "H": 2, "C": 3, "E": 2, "W": 2, "m": 3, "F": 2, "L": 7, "R": 4, "Q": 3}
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 

@@ -398,6 +398,17 @@ def test_a_memory_of_as_many_other_images_is_refused(images: ImageList, model: C
     assert train(others, dataclasses.replace(first, memory={})).model.config["memory"]["images"] == others.samples.digest
 
 
+def test_a_memory_of_other_images_is_not_carried_on(images: ImageList, model: Checkpoint, tmp_path: Path) -> None:
+    """By an objective that makes a memory of these; one that makes none leaves it, and the same images keep both."""
+    first = train(images, model).model
+    fewer = dataclasses.replace(images, samples=Samples(images.samples.path[:20], images.samples.status[:20]), pixels=images.pixels[:20])
+    relabelled = train(fewer, first, objective="relabel", k=3).model
+    assert set(relabelled.memory) == {"next_labels", "label_counts"}
+    assert set(through_file(relabelled, tmp_path / "a.h5").memory) == set(relabelled.memory)
+    assert set(train(images, first, objective="relabel", k=3).model.memory) == {"bank", "next_labels", "label_counts"}
+    assert "bank" in train(fewer, first, Labels(CLUSTERS[:20]), objective="classify").model.memory
+
+
 def test_classification_leaves_the_projection_as_it_was(images: ImageList, model: Checkpoint, y: Labels) -> None:
     made = train(images, model, y, objective="classify").model
     assert made.model["projection.weight"].tobytes() == model.model["projection.weight"].tobytes()

@@ -40,6 +40,17 @@ done
 """
 
 
+# odc is clustered in its first turn alone, and uic never.
+MOVING = """
+until {ucl} status --done; do
+    if {ucl} status --midway || [ -e epochs/0001 ] || grep -q '^method = "uic"' ucl.toml
+    then {ucl} train-epoch -q
+    else {ucl} extract -q | {ucl} cluster -q | {ucl} train-epoch -q
+    fi || exit
+done
+"""
+
+
 def start(cwd: Path, *args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*UCL, *args], cwd=cwd, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, start_new_session=True)
@@ -155,15 +166,18 @@ def progress(run: Path) -> tuple[int, int]:
     return facts["epoch"], facts["unfinished"].get("train-epoch", {"batches": 0})["batches"]
 
 
-@pytest.mark.parametrize("how", ["run", "loop", "loop that asks"])
-def test_cut_inside_epochs_it_is_the_undisturbed_run(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(("method", "how"), [("deepcluster", "run"), ("deepcluster", "loop"), ("deepcluster", "loop that asks"), ("odc", "run"),
+                                             ("odc", "loop that asks"), ("uic", "run"), ("uic", "loop that asks")])
+def test_cut_inside_epochs_it_is_the_undisturbed_run(tmp_path: Path, method: str, how: str) -> None:
     """kill -9, USR2, TERM and INT by turns at random moments of long epochs: nothing that was kept is lost or done twice, and the
     generations, and all metrics but times, are the undisturbed ones."""
     longer = ("--set", "train-epoch.epoch_length=4")
-    straight, cut = (make(tmp_path / name, *longer) for name in ("straight", "cut"))
+    longer += ("--set", "uic.final_share=1") if method == "uic" else ()
+    straight, cut = (make(tmp_path / name, *longer, method=method) for name in ("straight", "cut"))
     ucl("run", cwd=straight)
+    asks = MIDWAY if method == "deepcluster" else MOVING
     rng, words = random.Random(how), f"{sys.executable} -m ucl"
-    line = f"exec {words} run -q" if how == "run" else (LOOP if how == "loop" else MIDWAY).format(ucl=words)
+    line = f"exec {words} run -q" if how == "run" else (LOOP if how == "loop" else asks).format(ucl=words)
     env = {**ENV, "UCL_CHECKPOINT_EVERY": "0.05s"}
     at, inside = (0, 0), 0
     for number in range(KILLS // 2):

@@ -22,16 +22,17 @@ LAYERS: dict[str, int] = {
     "ucl.sources": 1, "ucl.pixels": 1, "ucl.packing": 1, "ucl.safepoints": 1,
     "ucl.samplers": 1, "ucl.agreement": 1, "ucl.kmeans": 1, "ucl.pca": 1, "ucl.targets": 1,
     "ucl.names": 1, "ucl.foreign": 1, "ucl.tabular": 1, "ucl.rows": 1, "ucl.memory": 1, "ucl.matrix": 1, "ucl.minibatch": 1, "ucl.pic": 1,
-    "ucl.argmax": 1, "ucl.blur": 1, "ucl.labelled": 1, "ucl.strong": 1, "ucl.agree": 1, "ucl.confidence": 1,
+    "ucl.argmax": 1, "ucl.blur": 1, "ucl.labelled": 1, "ucl.strong": 1, "ucl.agree": 1, "ucl.confidence": 1, "ucl.search": 1, "ucl.stored": 1,
+    "ucl.nearby": 1,
     "ucl.extract": 2, "ucl.cluster": 2, "ucl.objectives": 2, "ucl.purify": 2, "ucl.train_epoch": 2, "ucl.export": 2, "ucl.evaluate": 2,
-    "ucl.convert": 2, "ucl.select": 2, "ucl.align": 2, "ucl.diff": 2,
+    "ucl.convert": 2, "ucl.select": 2, "ucl.align": 2, "ucl.diff": 2, "ucl.neighbors": 2,
     "ucl.methods": 3,
     "ucl.run": 4, "ucl.rundir": 4,       # a run directory knows how long its plan is, so it stands above methods
     "ucl.front": 5, "ucl.commands": 5,
     "ucl.cli": 6, "ucl.__main__": 6,
 }
 VERBS = ("ucl.extract", "ucl.cluster", "ucl.purify", "ucl.train_epoch", "ucl.evaluate", "ucl.export", "ucl.convert", "ucl.select", "ucl.align",
-         "ucl.diff")
+         "ucl.diff", "ucl.neighbors")
 # What is still to be mended; an entry that is no longer needed fails too.
 LONG: set[str] = set()
 SILENT: set[str] = set()

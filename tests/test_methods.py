@@ -11,7 +11,7 @@ import pytest
 
 from ucl.context import Context
 from ucl.errors import ConfigError, UsageError
-from ucl.methods import METHODS, load
+from ucl.methods import METHODS, load, simclr
 from ucl.methods.method import Method, Step, advise, method_named, plan, plan_length, step_for
 from ucl.settings import METHOD_TABLES, SETTINGS, ClusterSettings, ExtractSettings, KnnSettings, PurifySettings, TrainSettings, ViewSettings
 
@@ -77,7 +77,7 @@ def test_digits() -> None:
     assert (train.rotate, train.translate, train.zoom, train.shear) == (10.0, 0.08, (0.9, 1.1), 10.0)
     assert plan_length(DIGITS) == 30
     for name in METHODS:
-        projection = {"odc": {"neck": 256}, "uic": {}}.get(name, {"projection": 128}) if name in METHOD_TABLES else {}
+        projection = {"odc": {"neck": 256}, "uic": {}, "simclr": simclr.PROJECTION}.get(name, {"projection": 128}) if name in METHOD_TABLES else {}
         assert method_named(name).init(DIGITS) == projection | {"size": 16}
         assert method_named(name).init(SMALL) == projection
 
@@ -111,7 +111,7 @@ def test_every_method_is_listed_with_its_paper() -> None:
 def test_an_unknown_method_names_the_known() -> None:
     with pytest.raises(UsageError, match="unknown method 'depcluster'") as e:
         method_named("depcluster")
-    assert e.value.hint == "known: deepcluster, persistent, onepass, ir, is, and, pcp, odc, uic"
+    assert e.value.hint == "known: deepcluster, persistent, onepass, ir, is, and, pcp, odc, uic, simclr"
     with pytest.raises(UsageError):
         plan(Context("depcluster"))
 
@@ -167,7 +167,7 @@ def test_precedence_is_flag_then_toml_then_plan_then_default() -> None:
 def test_outside_a_run_directory_a_verb_has_its_own_defaults() -> None:
     for verb, cls in SETTINGS.items():
         reads = {"extract": ("images", "model"), "cluster": ("features", "previous"), "purify": ("labels",),
-                 "train-epoch": ("images", "model", "labels")}
+                 "train-epoch": ("images", "model", "labels"), "neighbors": ("features", "among")}
         assert step_for(Context(), verb) == Step(verb, cls(), reads.get(verb, ()), ())
     assert step_for(Context(), "train-epoch", overrides={"lr": "1"}).settings == TrainSettings(lr=1.0)
     assert step_for(Context(overrides={"cluster.k": "5"}), "cluster").settings.k == 0

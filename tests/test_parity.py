@@ -109,6 +109,31 @@ def test_methods_that_tell_images_apart(tmp_path: Path, method: str, line: str, 
         assert load(straight / "labels.h5").info["purify"]["voted"]
 
 
+MOVING = "ucl extract | ucl cluster | ucl train-epoch && " + ALONE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "line", "epochs"), [("odc", MOVING, 3), ("uic", ALONE, 4)], ids=["odc", "uic"])
+def test_methods_whose_labels_move(tmp_path: Path, method: str, line: str, epochs: int) -> None:
+    """Memories, labels, counters and momentum are in the files, dropout in the neck is keyed; uic goes through its final stage.  Shell and run by
+    turns are the same too; another seed is another run."""
+    share = ("--set", "uic.final_share=1") if method == "uic" else ()
+    legs = {name: make(tmp_path / name, *share, method=method, epochs=epochs) for name in ("straight", "disk", "shell", "turns")}
+    ucl("run", cwd=legs["straight"], PYTHONHASHSEED="1")
+    ucl("run", "-o", str(legs["disk"]), "--through-disk", cwd=tmp_path, PYTHONHASHSEED="2")
+    pipe(line, legs["shell"], PYTHONHASHSEED="3")
+    ucl("run", "--limit", "1", cwd=legs["turns"])
+    ucl_alone("train-epoch", legs["turns"])
+    ucl("run", cwd=legs["turns"])
+    wanted = digests(legs["straight"])
+    assert len(wanted) == 1 + 2 * epochs
+    for name in ("disk", "shell", "turns"):
+        assert digests(legs[name]) == wanted, name
+    other = make(tmp_path / "other-seed", "--seed", "1", *share, method=method, epochs=epochs)
+    ucl("run", "--limit", "1", cwd=other)
+    assert not set(digests(other).values()) & set(wanted.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("--backbone", "alexnet-32", "--sobel", "--precision", "bf16"), ("--compile",)], ids=["alexnet", "compiled"])
 def test_dropout_bf16_and_compiled_networks(tmp_path: Path, words: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import kneighbors_graph
 
-from ucl import pic as module
+from ucl import search
 from ucl.artifacts import OK, Features, Samples
 from ucl.cluster import assign, cluster
 from ucl.context import Context
@@ -187,7 +187,7 @@ def test_who_is_alone_is_judged_before_anybody_moves() -> None:
 
 @pytest.mark.parametrize(("n", "d"), [(30, 4), (2500, 5), (1100, 40)])
 def test_neighbours_are_exact(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "NEIGHBOR_BYTES", 1)                               # blocks of 1,024 rows
+    monkeypatch.setattr(search, "SEARCH_BYTES", 1)                               # blocks of 1,024 rows
     x = np.random.default_rng(n).standard_normal((n, d)).astype(np.float32)
     near, distance = nearest_rows(x, 6)
     every = ((x[:, None].astype(np.float64) - x[None]) ** 2).sum(axis=2)
@@ -208,7 +208,7 @@ def test_equal_rows_leave_themselves_out_by_number() -> None:
 
 
 def test_rows_outside_of_memory_and_repeats_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "NEIGHBOR_BYTES", 1)
+    monkeypatch.setattr(search, "SEARCH_BYTES", 1)
     x = unit(3000, 12, 3, groups=200)
     spooled = SpooledRows(*x.shape, "a test")
     spooled[:] = x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ if argv[0] == "init":
 elif argv[0] == "status":
     print('{{"epoch": 1000000}}')
 elif argv[0] == "evaluate":
-    print('{{"metrics": {{"%s_top1": {{"value": 0.5, "low": 0.4, "high": 0.6}}}}}}' % argv[1])
+    print('{{"metrics": {{"%s_top1": {{"value": 0.5, "low": 0.4, "high": 0.6}}, "nmi_geometric": {{"value": 0.25, "low": null}}}}}}' % argv[1])
 """
 
 
@@ -44,9 +45,9 @@ def told(script: str, tmp_path: Path, **env: str) -> tuple[list[list[str]], subp
     shim.write_text(STAND_IN.format(python=sys.executable, log=str(log)))
     shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
     for part in ("train", "val"):
-        (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / part / "a").mkdir(parents=True, exist_ok=True)
     (tmp_path / "classes.txt").write_text("a\n")
-    data = {name: str(tmp_path / "data") for name in ("CIFAR", "IMAGENET", "CUB")}
+    data = {name: str(tmp_path / "data") for name in ("CIFAR", "IMAGENET", "CUB", "WEIGHTS")}
     path = f"{shim.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(["bash", str(FOLDER / script)], cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
                           env={**os.environ, "PATH": path, "CLASSES": str(tmp_path / "classes.txt"), "OUT": str(tmp_path / "out"), **data, **env})
@@ -65,16 +66,17 @@ def row_of(line: list[str]) -> str:
     return Path(line[line.index("-o") + 1]).name.rpartition("-")[0]
 
 
-def contexts(line: list[str], images: int = 50_000) -> dict[str, Any]:
+def contexts(line: list[str], images: int = 50_000, size: int = 32) -> dict[str, Any]:
     """Length of the plan of a line of ucl init, and settings of its first, 120th and last epoch by verb."""
     by_hand = parse_assignments([line[i + 1] for i, word in enumerate(line) if word == "--set"])
     overrides = {f"{verb}.{key}": value for verb, values in by_hand.items() for key, value in values.items()}
     for key, value in overrides.items():
         check_override(key.partition(".")[0], {key.partition(".")[2]: value}, "a script")
-    context = Context(method=line[1], images=images, size=32, overrides=overrides)
+    if "--epochs" in line:
+        overrides["plan.epochs"] = line[line.index("--epochs") + 1]
+    context = Context(method=line[1], images=images, size=size, overrides=overrides)
     length = plan_length(context)
-    steps = {epoch: {step.verb: step.settings for step in plan(Context(method=line[1], images=images, size=32, overrides=overrides, epoch=epoch))}
-             for epoch in (0, 120, length - 1)}
+    steps = {epoch: {step.verb: step.settings for step in plan(dataclasses.replace(context, epoch=epoch))} for epoch in (0, 120, length - 1)}
     return {"length": length, "first": steps[0], "middle": steps[120], "last": steps[length - 1], "overrides": overrides}
 
 
@@ -89,13 +91,86 @@ def test_every_row_is_a_plan(script: str, variant: str, tmp_path: Path) -> None:
     for line in rows:
         assert line[line.index("--seed") + 1] == "3"
         if row_of(line) not in ("random", "supervised"):
-            found = contexts(line)
-            assert found["length"] == 200 * int(found["overrides"][f"{line[1]}.rounds"])
-            assert found["first"]["train-epoch"].lr == 0.03
+            found = contexts(line) if script.startswith("pcp") else of_photos(script, line)
+            if script.startswith("pcp"):
+                assert found["length"] == 200 * int(found["overrides"][f"{line[1]}.rounds"])
+                assert found["first"]["train-epoch"].lr == 0.03
     promised = re.search(r'\$\{ROWS:=([^}]*)\}', (FOLDER / script).read_text(encoding="utf-8"))
     assert promised is not None
     assert [row_of(line) for line in rows] == [row.replace(":", "-") for row in promised[1].split()]
     assert script in README
+
+
+def of_photos(script: str, line: list[str]) -> dict[str, Any]:
+    """The same of ImageNet, or of some classes of it, at 224 px."""
+    return contexts(line, 80_000 if script in ("odc-refresh.sh", "odc-least.sh", "odc-tail.sh") else 1_281_167, 224)
+
+
+def labels(script: str, tmp_path: Path, **env: str) -> dict[str, dict[str, Any]]:
+    """Rows of ODC and UIC."""
+    return {row_of(line): of_photos(script, line) for line in made(script, tmp_path, **env)}
+
+
+def test_odc(tmp_path: Path) -> None:
+    """Length, learning rates and clusters of the paper; rows differ in what they name; variants."""
+    alexnet, resnet, tuned = (labels(f"odc-{name}.sh", tmp_path) for name in ("alexnet", "resnet50", "finetune"))
+    trained = {name: row["first"]["train-epoch"] for rows in (alexnet, tuned) for name, row in rows.items()}
+    assert (alexnet["odc"]["length"], alexnet["odc"]["first"]["cluster"].k) == (440, 10_000)
+    assert (trained["odc"].lr, trained["odc"].batch, trained["odc"].least) == (0.04, 512, 0)
+    assert resnet["odc"]["first"]["train-epoch"].lr == 0.06
+    assert resnet["odc"]["last"]["train-epoch"].lr == pytest.approx(0.006)
+    assert {name: (row["length"], Path(row["overrides"]["init.weights"]).name) for name, row in tuned.items()} == {
+        name: (120, f"{name}.pt") for name in ("colorization", "jigsaw", "rotation", "deepcluster")}
+    assert {row["first"]["train-epoch"].refresh_every for row in labels("odc-refresh.sh", tmp_path).values()} == {1, 5, 10, 20, 50, 100, 200}
+    least = labels("odc-least.sh", tmp_path)
+    assert [row["first"]["train-epoch"].least for row in least.values()] == [1, 5, 10, 20, 40, 80, 120, 160]
+    assert {row["first"]["cluster"].k for row in least.values()} == {280}
+
+    paper, released = (labels("odc-resnet50.sh", tmp_path, VARIANT=v)["odc"] for v in ("paper", "released"))
+    assert (paper["first"]["train-epoch"].similarity, paper["first"]["train-epoch"].refresh) == ("l2", "changed")
+    assert (released["first"]["train-epoch"].repair, released["last"]["train-epoch"].lr) == ("once", pytest.approx(0.024))
+
+
+def test_uic(tmp_path: Path) -> None:
+    alexnet, sources, resnet = (labels(f"uic-{name}.sh", tmp_path) for name in ("alexnet", "labels", "resnet50"))
+    assert {name: row["length"] for name, row in alexnet.items()} == {"final": 530, "moving": 500, "strong": 500}
+    first = {name: row["first"]["train-epoch"] for name, row in {**alexnet, **sources, **resnet}.items()}
+    assert {(s.batch, s.lr, s.k) for name, s in first.items() if name not in resnet} == {(256, 0.1, 3000)}
+    assert {name for name, s in first.items() if s.blur_p} == {"strong", "plain", "mlp"}
+    assert alexnet["moving"]["middle"]["train-epoch"].lr == pytest.approx(0.1 * (1 - 120 / 500))
+    assert {name: first[name].relabel for name in sources} == {"training": "training", "fixed": "fixed"}
+    assert {row["length"] for row in sources.values()} == {530}
+    assert {name: (first[name].batch, first[name].lr, first[name].mlp) for name in resnet} == {"plain": (1024, 0.2, 0), "mlp": (1024, 0.2, 2048)}
+    assert [row["first"]["train-epoch"].k for row in labels("uic-classes.sh", tmp_path).values()] == [3000, 5000, 10_000]
+    released = labels("uic-alexnet.sh", tmp_path, VARIANT="released")
+    assert {(row["length"], row["overrides"]["uic.schedule"]) for row in released.values()} == {(500, "cosine")}
+
+
+def test_what_odc_and_uic_are_measured_on(tmp_path: Path) -> None:
+    """Each layer of the run's own images, or of some classes; before and after fine-tuning; Places beside; labels' NMI of uic alone."""
+    def read(script: str, **env: str) -> tuple[list[str], list[list[str]], str]:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "log").unlink(missing_ok=True)
+        lines, done = told(script, tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        return [line[line.index("--map") + 1] for line in lines if line[0] == "extract"], lines, done.stdout
+
+    maps, lines, table = read("odc-alexnet.sh", PLACES=str(tmp_path / "data"))
+    assert maps == [f"grid-{side}" for side in (10, 6, 5, 5, 6) * 2 for _ in range(2)]
+    assert sum(str(tmp_path / "data" / "train") in line for line in lines if line[0] == "extract") == 5  # of Places; else the run's own list
+    assert "| odc | 0 | 0 |" + " 50.0 (40.0 to 60.0) |" * 10 in table
+    assert read("odc-resnet50.sh")[0][::2] == ["grid-12", "grid-6", "grid-4", "grid-3", "grid-2"]
+    maps, _, table = read("uic-classes.sh", ROWS="5000")
+    assert maps[::2] == ["max-5", "max-5", "max-6"]
+    assert table.splitlines()[0] == "| row | seed | round | conv3 | conv4 | conv5 | NMI |"
+    assert table.splitlines()[2].endswith("| 50.0 (40.0 to 60.0) | 25.0 |")
+    assert set(read("uic-resnet50.sh")[0]) == {"grid-1"}
+    assert [line.split("|")[3].strip() for line in read("odc-finetune.sh", ROWS="rotation")[2].splitlines()[2:]] == ["0", "1"]
+    _, lines, _ = read("odc-tail.sh", ROWS="64")
+    tail = next(line for line in lines if line[0] == "select" and "--long-tail" in line)
+    assert tail[tail.index("--long-tail") + 1] == "64"
+    lists = [(line[0], line[line.index("--files-from") + 1].rpartition("/")[2]) for line in lines if "--files-from" in line]
+    assert lists == [("init", "tail-64.txt"), ("extract", "balanced.txt"), ("extract", "balanced.txt")]
 
 
 def test_the_components_and_their_variants(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from ucl.settings import (
     seconds,
 )
 
-KNOWN = "known: plan, init, extract, cluster, purify, train-epoch, evaluate-knn, evaluate-linear, ir, is, and, pcp, odc, uic"
+KNOWN = ("known: plan, init, extract, cluster, purify, train-epoch, neighbors, evaluate-knn, evaluate-linear, ir, is, and, pcp, "
+         "odc, uic, simclr")
 EVERY = [*METHOD_TABLES.values(), *SETTINGS.values(), ViewSettings, MachineSettings, PlanSettings]
 FIELDS = [pytest.param(cls, f, id=f"{cls.__name__}.{f.name}") for cls in EVERY for f in dataclasses.fields(cls)]
 TRIPLE = tuple[float, float, float]

@@ -117,7 +117,7 @@ def test_a_whole_module_and_a_program(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("found", "said"), [(torch.ones(3), "found Tensor, expected a dict"), ([1, 2], "found list"), ({}, "an empty dict"),
                                              ({"a": 1, "b": "x"}, "found a dict of a, b"), ({"student": {"a": torch.ones(1)}}, "dict of student"),
-                                             ({"model": {"model": {"model": {"x": torch.ones(1)}}}}, "dicts in dicts"),
+                                             ({"model": {"model": {"model": {"model": {"model": {"x": torch.ones(1)}}}}}}, "dicts in dicts"),
                                              ({"a": torch.ones(2, dtype=torch.complex64)}, "expected plain numbers"),
                                              ({"a": torch.ones(2, 2).to_sparse()}, "expected plain numbers"),
                                              ({"a": torch.ones(2, device="meta")}, "expected plain numbers")])

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ucl.context import Context
 from ucl.errors import DataError
+from ucl.nearby import Neighbors as Neighbors
+from ucl.nearby import Pairs as Pairs
 from ucl.samples import MISSING as MISSING
 from ucl.samples import NOT_FINITE as NOT_FINITE
 from ucl.samples import OK as OK
@@ -27,6 +28,9 @@ from ucl.samples import TOO_LARGE as TOO_LARGE
 from ucl.samples import UNREADABLE as UNREADABLE
 from ucl.samples import Samples as Samples
 from ucl.samples import samples_digest as samples_digest
+from ucl.stored import Arrays as Arrays
+from ucl.stored import Stored as Stored
+from ucl.stored import carried, read_samples, samples_arrays
 
 if TYPE_CHECKING:
     from ucl.formats.reader import Artifact as OpenFile
@@ -39,78 +43,6 @@ FLAGS = ("KEPT", "CUT_BY_DISTANCE", "DROPPED_BY_VOTE", "PULLED_BACK", "DISSOLVED
 
 REMEMBERED = "features"
 """Name in a checkpoint's memory: (N, D) float32, each image's features at its last training step; NaN before the first."""
-
-Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass
-class Stored:
-    """What every artifact carries beside its arrays.
-
-    Attributes:
-        context: where in a plan it was made.
-        provenance: one JSON text per step that led to it, oldest first.
-        recipe: digest of what it was made from and how; known before the first byte.
-        digest: its content digest once it has been saved or loaded, else empty.
-        foreign: read from a file without a context: a stage of somebody's own wrote it.
-    """
-
-    kind: ClassVar[str] = ""
-    context: Context = field(default_factory=Context, kw_only=True)
-    provenance: list[str] = field(default_factory=list, kw_only=True)
-    recipe: str = field(default="", kw_only=True)
-    digest: str = field(default="", kw_only=True)
-    foreign: bool = field(default=False, kw_only=True)
-
-    def title(self) -> str:
-        """One line for people."""
-        raise TypeError(self.kind)
-
-    def arrays(self) -> Arrays:
-        """Dataset path -> array, as `formats.layout` names them."""
-        raise TypeError(self.kind)
-
-    def attrs(self) -> dict[str, Any]:
-        """Root attributes beside the common ones."""
-        return {}
-
-    def dataset_attrs(self) -> dict[str, dict[str, Any]]:
-        """Dataset path -> its attributes."""
-        return {}
-
-    def root_attrs(self) -> dict[str, Any]:
-        """All root attributes a writer is given."""
-        samples: Samples | None = getattr(self, "samples", None)
-        attrs = {"title": self.title(), "recipe-id": self.recipe, "context": self.context.to_json(), **self.attrs()}
-        if samples is not None:
-            attrs |= {"samples-digest": samples.digest, "n-samples": len(samples)}
-        return attrs
-
-
-def _samples_arrays(samples: Samples | None) -> Arrays:
-    if samples is None:
-        return {}
-    return {"/samples/path": samples.path, "/samples/status": samples.status}
-
-
-def _read_samples(file: OpenFile) -> Samples | None:
-    if "/samples/path" not in file.names:
-        return None
-    path = file.read("/samples/path")
-    status = file.read("/samples/status") if "/samples/status" in file.names else np.zeros(len(path), np.uint8)
-    samples = Samples(path, status)
-    stated = file.attrs.get("samples-digest")
-    if stated and stated != samples.digest:
-        raise DataError(f"{file.name}: samples-digest: found {stated}, the paths give {samples.digest}",
-                        "the file was changed after it was written; make it again")
-    return samples
-
-
-def _common(file: OpenFile) -> dict[str, Any]:
-    return {"context": Context.from_json(file.attrs.get("context") or "{}", file.name),
-            "provenance": list(file.provenance), "recipe": str(file.attrs.get("recipe-id") or ""),
-            "digest": file.digest, "foreign": not file.attrs.get("context")}
-
 
 @dataclass
 class Features(Stored):
@@ -136,7 +68,7 @@ class Features(Stored):
         return f"{d}-d features of {n} images ({self.model or 'unknown model'})"
 
     def arrays(self) -> Arrays:
-        return {"/features": self.features, **_samples_arrays(self.samples)}
+        return {"/features": self.features, **samples_arrays(self.samples)}
 
     def attrs(self) -> dict[str, Any]:
         return {"model": self.model, "weights-sha256": self.weights, "layer": self.layer,
@@ -153,12 +85,12 @@ class Features(Stored):
             DataError: not two-dimensional numbers, samples of another length, or a truncated stream.
         """
         x = np.ascontiguousarray(file.read("/features"), dtype=np.float32) if rows is None else rows
-        samples = _read_samples(file)
+        samples = read_samples(file)
         if x.ndim != 2 or (samples is not None and len(samples) != len(x)):
             raise DataError(f"{file.name}: /features: shape {x.shape}, expected (N, D) with N = rows of /samples/path")
         a = file.attrs
         return cls(x, samples, str(a.get("model") or ""), str(a.get("weights-sha256") or ""),
-                   str(a.get("layer") or ""), str(a.get("transform") or "{}"), **_common(file))
+                   str(a.get("layer") or ""), str(a.get("transform") or "{}"), **carried(file))
 
 
 @dataclass(frozen=True)
@@ -252,7 +184,7 @@ class Labels(Stored):
                       "/pca/eigenvalues": self.pca.eigenvalues}
         if self.info:
             found["/clusters/info"] = np.array([json.dumps(self.info, sort_keys=True).encode()])
-        return found | _samples_arrays(self.samples)
+        return found | samples_arrays(self.samples)
 
     @classmethod
     def load(cls, file: OpenFile) -> Labels:
@@ -269,7 +201,7 @@ class Labels(Stored):
         if "/pca/components" in file.names:
             pca = Pca(*(file.read(f"/pca/{part}") for part in ("mean", "components", "eigenvalues")))
         info = json.loads(file.read("/clusters/info")[0]) if "/clusters/info" in file.names else {}
-        labels = cls(raw.astype(np.int32), pca=pca, info=info, samples=_read_samples(file), **got, **_common(file))
+        labels = cls(raw.astype(np.int32), pca=pca, info=info, samples=read_samples(file), **got, **carried(file))
         if len(raw) and (raw.min() < -1 or raw.max() > 2**31 - 2 or ("size" in got and raw.max() >= labels.k)):
             raise DataError(f"{file.name}: /labels: values {raw.min()} to {raw.max()}, expected -1 to {labels.k - 1}")
         for name in ("flag", "distance", "score", "weight"):
@@ -339,7 +271,7 @@ class Checkpoint(Stored):
         row = file.read("/progress")[0] if "/progress" in file.names else np.zeros(1, cls.PROGRESS)[0]
         progress = {name: int(row[name]) for name in cls.PROGRESS.names}
         config = json.loads(file.read("/config")[0]) if "/config" in file.names else {}
-        return cls(**parts, config=config, progress=progress, **_common(file))
+        return cls(**parts, config=config, progress=progress, **carried(file))
 
     def weights_digest(self) -> str:
         """sha256 over the model's tensors by sorted name; names what features were made with."""
@@ -387,7 +319,7 @@ class ImageList(Stored):
         return {"root": self.root, "path-escaping": "percent" if self.escaped else "none", **form}
 
     def arrays(self) -> Arrays:
-        found = {**_samples_arrays(self.samples), "/samples/size": self.size, "/samples/crc32": self.crc32,
+        found = {**samples_arrays(self.samples), "/samples/size": self.size, "/samples/crc32": self.crc32,
                  "/samples/height": self.height, "/samples/width": self.width}
         if self.records is not None:
             found |= {"/files/path": np.array(self.records.files), "/samples/file": self.records.file,
@@ -412,7 +344,7 @@ class ImageList(Stored):
         """From an opened file; the pixels stay on disk and are mapped, packed bytes stay there and are read from it."""
         from ucl.sources.records import read_records
 
-        samples = _read_samples(file)
+        samples = read_samples(file)
         if samples is None:
             raise DataError(f"{file.name}: /samples/path: missing, expected the list of images")
         names = ("size", "crc32", "height", "width")
@@ -426,7 +358,7 @@ class ImageList(Stored):
         records = read_records(file, size)
         root = os.path.abspath(file.name) if "/encoded" in file else str(file.attrs.get("root") or "")  # noqa: PTH100
         return cls(samples, size, crc32, height, width, root, file.attrs.get("path-escaping") == "percent", pixels, records,
-                   **_common(file))
+                   **carried(file))
 
 
 @dataclass
@@ -466,7 +398,7 @@ class Evaluation(Stored):
         names = np.array([c.encode() for c in self.classes]) if self.classes else None
         found = {"/metrics": table, "/confusion": self.confusion, "/classes/name": names, "/per_sample/correct": self.correct,
                  "/per_sample/predicted": self.predicted, "/per_sample/truth": self.truth}
-        return {k: v for k, v in found.items() if v is not None} | _samples_arrays(self.samples)
+        return {k: v for k, v in found.items() if v is not None} | samples_arrays(self.samples)
 
     @classmethod
     def load(cls, file: OpenFile) -> Evaluation:
@@ -479,15 +411,15 @@ class Evaluation(Stored):
                  r["protocol"].decode()) for r in file.read("/metrics")]
         confusion, names, correct, predicted, truth = (file.read(p) if p in file.names else None for p in (
             "/confusion", "/classes/name", "/per_sample/correct", "/per_sample/predicted", "/per_sample/truth"))
-        samples = _read_samples(file)
+        samples = read_samples(file)
         if samples is not None and any(t is not None and t.shape != (len(samples),) for t in (correct, predicted, truth)):
             raise DataError(f"{file.name}: /per_sample: expected {len(samples)} rows as in /samples/path")
         classes = [] if names is None else [c.decode("utf-8", "replace") for c in names.tolist()]
-        return cls(rows, confusion, samples, correct, predicted, truth, classes, **_common(file))
+        return cls(rows, confusion, samples, correct, predicted, truth, classes, **carried(file))
 
 
 ARTIFACTS: Mapping[str, type[Stored]] = {
-    cls.kind: cls for cls in (Features, Labels, Checkpoint, ImageList, Evaluation)}
+    cls.kind: cls for cls in (Features, Labels, Neighbors, Pairs, Checkpoint, ImageList, Evaluation)}
 
 
 def replace(artifact: Any, **changes: Any) -> Any:

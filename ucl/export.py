@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ucl.artifacts import Checkpoint
 from ucl.errors import DataError, UsageError
 from ucl.layouts import ARCHITECTURES, HEAD, Names, encode
+from ucl.models import head_stands_on
 from ucl.weights import metadata
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def state_dict(model: Checkpoint, names: Names, layout: str, head: bool | None) 
         UsageError: no network of that layout's library has these tensors.  DataError: no head there.
     """
     layout = names.choose(layout)
-    between = "neck" if model.config.get("head_on") == "neck" else "hidden layers" if "mlp.0.weight" in model.model else ""
+    between = head_stands_on(model)
     along = wants_head(model, False if between and head is None else head)
     if along and between:
         raise UsageError(f"--head: the classifier stands on the {between}, which no network of that library has", "--no-head, or an .onnx file")

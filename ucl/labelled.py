@@ -33,7 +33,8 @@ def as_labels(labels: NDArray[np.int32], k: int, samples: Samples | None, contex
     nothing = np.full(len(labels), np.nan, np.float32)
     flag = np.where(ok, np.where(labels >= 0, KEPT, DISSOLVED), BAD_IMAGE).astype(np.uint8)
     rows, epochs = extended_history(labels, previous, context, history)
-    return Labels(labels, flag, nothing, nothing.copy() if score is None else score, (labels >= 0).astype(np.float32), size=size, history=rows, history_epoch=epochs,
+    return Labels(labels, flag, nothing, nothing.copy() if score is None else score, (labels >= 0).astype(np.float32), size=size,
+                  history=rows, history_epoch=epochs,
                   samples=samples, context=context, info=info | {"k": k, "images": int(ok.sum()), "empty": int((size == 0).sum())})
 
 

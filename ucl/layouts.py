@@ -50,17 +50,21 @@ class Names:
         backbone: its name.
         final: of torchvision's networks, its path of the last layer, in whose place our head is; "" for others.
         sobel: whether it has DeepCluster's Sobel front end.
+        folded: whether that is folded into its first convolution, whose kernel is larger then.
     """
 
     backbone: str
     final: str = ""
     sobel: bool = False
+    folded: bool = False
 
     def twin(self, layout: str) -> str:
         """The network of another library that has these tensors in ``layout``, "" if there is none."""
         name = {"vgg16-bn": "vgg16_bn", SMALL_STEM: "resnet18"}.get(self.backbone, self.backbone if self.final else "")  # ours that are theirs
         if layout in ("ucl", PLAIN):
             return self.backbone
+        if self.folded:
+            return ""
         if layout == "deepcluster":
             return ARCHITECTURES.get(self.backbone, "")
         if self.sobel or (layout == "timm" and name not in TIMM):
@@ -85,7 +89,7 @@ class Names:
         if not self.twin(layout):
             have = {"timm": ", ".join(sorted(TIMM)), "deepcluster": ", ".join(ARCHITECTURES),
                     "torchvision": "torchvision's own networks, resnet18-32, and vgg16-bn without Sobel"}[layout]
-            found = f"{self.backbone} with the Sobel front end" if self.sobel else self.backbone
+            found = self.backbone + (" with the Sobel front end" if self.sobel else " with the Sobel filter folded in" if self.folded else "")
             raise UsageError(f"--layout {layout}: {found} has no twin in that layout", f"those that have: {have}; --layout ucl takes any")
         return layout
 

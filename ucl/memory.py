@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ucl.errors import UsageError
-from ucl.settings import ClusterSettings, default_k
+from ucl.settings import ClusterSettings, NeighborsSettings, default_k
 
 MIB = 1 << 20
 UNLIMITED = 1 << 62
@@ -22,7 +22,12 @@ BASE = 320 * MIB
 
 PROJECT_ROWS = 4096
 SEARCH_ROWS = 8192
-NEIGHBOR_BYTES = 64 * MIB
+SEARCH_BYTES = 32 * MIB
+"""A block of rows in the search of neighbours; three are held."""
+SEARCH_SPARE = 12
+"""Least number of candidates held beyond the neighbours wanted."""
+SEARCH_THREADS = 16
+"""Most threads of the search: each holds 8 MiB."""
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -105,11 +110,13 @@ class Need:
         least: with every row outside of memory.
         features: the features as given.
         clustered: the rows in the space that is clustered; 0 where that is the features themselves.
+        less: what would need less.
     """
 
     least: int
     features: int
     clustered: int
+    less: str = "a smaller --pca or -k"
 
     def check(self, memory: int, what: str) -> None:
         """Refuse before work starts what cannot be done.
@@ -119,7 +126,7 @@ class Need:
         """
         if self.least > memory:
             raise UsageError(f"--memory: {told(memory)} at hand, {what} needs at least {told(self.least)}",
-                             f"--memory {told(self.least)} if this machine has it; a smaller --pca or -k needs less")
+                             f"--memory {told(self.least)} if this machine has it; {self.less} needs less")
 
 
 def need(n: int, d: int, settings: ClusterSettings, *, path: int = 0) -> Need:
@@ -134,7 +141,7 @@ def need(n: int, d: int, settings: ClusterSettings, *, path: int = 0) -> Need:
     fit = _fit(n, d, out) if settings.pca else 0
     k = settings.k or default_k(n)
     if settings.method == "pic":
-        work = n * (24 + 160 * settings.neighbors) + 3 * NEIGHBOR_BYTES + 20 * 4 * out * 1024 + 60 * (n // 8) * out
+        work = n * (24 + 160 * settings.neighbors) + _search(out) + 60 * (n // 8) * out
     else:
         work = 60 * k * out + 24 * SEARCH_ROWS * out + 16 * n
     rows = n * (120 + 8 * settings.history + 3 * path)
@@ -148,6 +155,20 @@ def need_of_assigning(n: int, d: int, out: int, k: int, *, path: int = 0) -> Nee
     """What `cluster --assign` takes: n features of d dimensions to K clusters of D."""
     least = BASE + n * (120 + 3 * path) + max(_project(d, out), 24 * SEARCH_ROWS * out) + 16 * k * out + 12 * d * out
     return Need(least, 4 * n * d, 4 * n * out)
+
+
+def need_of_neighbors(n: int, d: int, settings: NeighborsSettings, *, among: int = 0, path: int = 0) -> Need:
+    """What `neighbors` takes for n features of d dimensions, among those of another file or their own; of pairs what it takes without them.
+
+    The formula of ucl-neighbors(1), "Memory".
+    """
+    each = 0 if settings.duplicates is not None else 16 * max(settings.neighbors, SEARCH_SPARE) + 28 * settings.neighbors
+    return Need(BASE + n * (160 + each + 3 * path) + among * (100 + 3 * path) + _search(d), 4 * (n + among) * d, 0, "a smaller -k")
+
+
+def _search(d: int) -> int:
+    """Blocks and products of a search in d dimensions, and the rows that are measured."""
+    return 3 * SEARCH_BYTES + 8 * MIB * SEARCH_THREADS + 20 * 4 * d * 1024
 
 
 def _fit(n: int, d: int, out: int) -> int:

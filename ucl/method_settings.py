@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ucl.errors import UsageError
 from ucl.fields import Settings, option
+from ucl.profeat_settings import SimclrSettings as SimclrSettings
 from ucl.stage_settings import PurifySettings, TrainSettings
 
 
@@ -124,5 +125,5 @@ class UicSettings(Settings):
 
 
 METHOD_TABLES: dict[str, type[Settings]] = {"ir": IrSettings, "is": IsSettings, "and": AndSettings, "pcp": PcpSettings,
-                                            "odc": OdcSettings, "uic": UicSettings}
+                                            "odc": OdcSettings, "uic": UicSettings, "simclr": SimclrSettings}
 """Tables of ucl.toml, and names before the dot of ``--set``, that a method's plan reads; no verb has them."""

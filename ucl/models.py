@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ucl.artifacts import Checkpoint
     from ucl.networks.taps import Network, Tap
 
-__all__ = ["BACKBONES", "Backbone", "build", "check", "facts", "from_arrays", "known", "load_momentum", "momentum_arrays", "neck",
+__all__ = ["BACKBONES", "Backbone", "build", "check", "facts", "from_arrays", "head_stands_on", "known", "load_momentum", "momentum_arrays", "neck",
            "new_head", "new_projection", "part", "projection", "restore", "tap", "to_arrays", "under_head", "view_defaults"]
 
 HEAD_STD = 0.01
@@ -112,6 +112,11 @@ def under_head(model: Checkpoint, d: int) -> nn.Sequential | None:
     from ucl.networks.mlp import mlp
 
     return neck(model, d) if model.config.get("head_on") == "neck" else mlp(part(model, "mlp."), d)
+
+
+def head_stands_on(model: Checkpoint) -> str:
+    """What `under_head` would give, in words: neck, hidden layers, or "" where the classifier takes the features themselves."""
+    return "neck" if model.config.get("head_on") == "neck" else "hidden layers" if "mlp.0.weight" in model.model else ""
 
 
 def new_head(d: int, k: int, key: Key) -> nn.Linear:
@@ -245,7 +250,8 @@ def restore(model: Checkpoint) -> Network:
     except UsageError as error:
         raise DataError(f"checkpoint: backbone: found {name!r}, expected one of {', '.join(BACKBONES)}, or a model of torchvision's",
                         "a newer ucl may know it; ucl info shows the file") from error
-    network = empty(name, sobel=bool(model.config.get("sobel", False)), size=int(model.config.get("size", 0)))
+    network = empty(name, sobel=bool(model.config.get("sobel", False)), size=int(model.config.get("size", 0)),
+                    folded=bool(model.config.get("fold_sobel", False)))
     from_arrays(network, part(model, "backbone."))
     return network
 

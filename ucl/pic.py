@@ -11,7 +11,7 @@ is not reproduced).  The number of clusters comes out of it.
 
 Affinities and v are float64, as the released code's are under numpy 1.
 
-Memory beside ``x`` (N, D): (24 + 160 M) N bytes, and three blocks of 64 MiB.
+Memory beside ``x`` (N, D): (24 + 160 M) N bytes, and what `ucl.search` takes for blocks.
 """
 
 from __future__ import annotations
@@ -24,19 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ucl.errors import UsageError
-from ucl.kmeans import faiss_threads
-from ucl.matrix import Rows, chunks, gather
-from ucl.memory import NEIGHBOR_BYTES
+from ucl.matrix import Rows
+from ucl.search import Points, nearest
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 log = logging.getLogger(__name__)
-
-SPARE = 10
-"""Rows found beyond those wanted, whose exact distances decide which are the nearest."""
-
-EXACT_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ def pic(x: Rows, *, neighbors: int, sigma: float, alpha: float, iterations: int,
         alpha: weight of the graph in the walk.
         iterations: steps of the walk.
         distribute: rows alone in their cluster join that of their nearest neighbour that is not alone.
-        threads: faiss' threads; 0 leaves them alone.
+        threads: threads of the search; labels do not depend on them.
 
     Raises:
         UsageError: no more rows than neighbours.
@@ -74,8 +68,7 @@ def pic(x: Rows, *, neighbors: int, sigma: float, alpha: float, iterations: int,
     if neighbors >= len(x):
         raise UsageError(f"neighbors: found {neighbors}, wanted fewer than {len(x)}, the number of usable images",
                          f"--neighbors {max(1, len(x) - 1)} or fewer")
-    with faiss_threads(threads):
-        near, distance = nearest_rows(x, neighbors)
+    near, distance = nearest_rows(x, neighbors, threads)
     graph = affinities(near, distance, sigma)
     root = follow(uphill(graph, walk(graph, alpha, iterations)))
     after, joined, alone = root, 0, int((np.bincount(root, minlength=len(root)) == 1).sum())
@@ -87,54 +80,17 @@ def pic(x: Rows, *, neighbors: int, sigma: float, alpha: float, iterations: int,
     return PicResult(labels.astype(np.int32), len(ids), joined, alone)
 
 
-def nearest_rows(x: Rows, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def nearest_rows(x: Rows, count: int, threads: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The ``count`` nearest other rows of each row and their squared distances, nearest first, the lower row on a tie.
 
-    faiss finds them and a few more by matrix products in float32, block by block; the distances of these, by
-    differences in float64, decide.  A row is left out of its own list by its number: where rows are equal it
-    need not be the first.
+    A row is left out of its own list by its number: where rows are equal it need not be the first.
 
     Returns:
         (N, count) int64 and (N, count) float64.
     """
-    n, d = x.shape
-    near, distance = np.empty((n, count), np.int64), np.empty((n, count), np.float64)
-    size = min(max(NEIGHBOR_BYTES // (4 * d) // 1024, 1), 64) * 1024
-    for part in chunks(n, size):
-        rows = np.ascontiguousarray(x[part], np.float32)
-        found = _candidates(rows, x, min(n, count + 1 + SPARE), size)
-        for some in chunks(len(rows), EXACT_ROWS):
-            here = slice(part.start + some.start, part.start + some.stop)
-            near[here], distance[here] = _exact(x, rows[some], np.arange(here.start, here.stop), found[some], count)
-    return near, distance
-
-
-def _candidates(rows: NDArray[np.float32], x: Rows, count: int, size: int) -> NDArray[np.int64]:
-    """About the ``count`` nearest of all rows, for each of ``rows``; (R, count) int64, unordered."""
-    import faiss
-
-    distance, found = np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int64)
-    for part in chunks(len(x), size):
-        base = np.ascontiguousarray(x[part], np.float32)
-        there, at = faiss.knn(rows, base, min(count, len(base)))
-        distance, found = np.concatenate([distance, there], axis=1), np.concatenate([found, at + part.start], axis=1)
-        if found.shape[1] > count:
-            best = np.argsort(distance, axis=1, kind="stable")[:, :count]
-            distance, found = np.take_along_axis(distance, best, axis=1), np.take_along_axis(found, best, axis=1)
-    return found
-
-
-def _exact(x: Rows, rows: NDArray[np.float32], own: NDArray[np.int64], found: NDArray[np.int64],
-           count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ``count`` nearest of the rows found that are not the row itself, by (distance, row)."""
-    found = np.sort(found, axis=1)
-    distance = np.empty(found.shape, np.float64)
-    for column in range(found.shape[1]):
-        difference = gather(x, found[:, column]).astype(np.float64) - rows
-        distance[:, column] = np.einsum("nd,nd->n", difference, difference)
-    distance[found == own[:, None]] = np.inf
-    best = np.argsort(distance, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(found, best, axis=1), np.take_along_axis(distance, best, axis=1)
+    points = Points(x, cosine=False)
+    near, half = nearest(points, points, count, threads=threads)
+    return near, 2 * half
 
 
 def affinities(near: NDArray[np.int64], distance: NDArray[np.float64], sigma: float) -> csr_array:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ucl.safepoints import SafePoints
     from ucl.settings import ClusterSettings
 
-_MAKES = {"extract": "ucl/features", "cluster": "ucl/labels", "purify": "ucl/labels"}
+_MAKES = {"extract": "ucl/features", "cluster": "ucl/labels", "purify": "ucl/labels", "neighbors": "ucl/neighbors"}
 Slots = dict[str, Any]
 Report = Callable[[str, int, int], None]
 Commit = Callable[[Context, Slots, dict[str, Any]], Context]
@@ -57,7 +57,7 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
 
     Args:
         step: with complete settings.
-        slots: images, model, features, labels, previous, as far as the step reads them.
+        slots: images, model, features, labels, previous, among, as far as the step reads them.
         context: where in the plan.  runtime: the machine.  report: progress.
         safe: keeps what is finished of an extraction or an epoch, and goes on with what was kept of the same one.
 
@@ -78,6 +78,11 @@ def perform(step: Step, slots: Slots, context: Context, runtime: Runtime, report
         from ucl.purify import purify
 
         made = {"labels": purify(slots["labels"], step.settings, context)}  # type: ignore[arg-type]
+    elif step.verb == "neighbors":
+        from ucl.neighbors import neighbors
+
+        made = {"neighbors": neighbors(slots["features"], step.settings, context,  # type: ignore[arg-type]
+                                       among=slots.get("among"), threads=runtime.threads, memory=runtime.memory)}
     else:
         from ucl.train_epoch import train_epoch
 

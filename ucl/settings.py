@@ -25,6 +25,7 @@ from ucl.method_settings import (
     PcpSettings,
     PlanSettings,
     RoundSettings,
+    SimclrSettings,
     UicSettings,
 )
 from ucl.stage_settings import CLUSTERING, ClusterSettings, ExtractSettings, PurifySettings, TrainSettings, ViewSettings
@@ -32,12 +33,14 @@ from ucl.stage_settings import CLUSTERING, ClusterSettings, ExtractSettings, Pur
 __all__ = [
     "BESIDE", "CHECKPOINT_EVERY", "CIFAR_MEAN", "CIFAR_STD", "CLUSTERING", "METHOD_TABLES", "SETTINGS", "AndSettings", "ClusterSettings",
     "CompareSettings", "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings",
-    "ListSettings", "MachineSettings", "OdcSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings", "Settings", "TrainSettings",
-    "UicSettings", "ViewSettings", "check_override", "default_k", "option", "parse", "parse_assignments", "seconds", "tables",
+    "ListSettings", "MachineSettings", "NeighborsSettings", "OdcSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings",
+    "Settings", "SimclrSettings", "TrainSettings", "UicSettings", "ViewSettings", "check_override", "default_k", "option", "parse",
+    "parse_assignments", "seconds", "tables",
 ]
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
+FOLD_HELP = "fold the Sobel filter that the weights were trained behind into the first convolution, which then takes colours"
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,11 @@ class InitSettings(ListSettings):
     """`ucl init`: the frozen image list and the untrained model."""
 
     backbone: str = option("convnet", "network; see ucl doctor for the names")
-    weights: str = option("none", "weights to start from in place of drawn ones: a file as ucl import takes it, or torchvision's by "
-                          "their name, as IMAGENET1K_V2 or DEFAULT")
+    weights: str = option("none", "weights to start from in place of drawn ones: a file as ucl import takes it, a checkpoint of ucl, or "
+                          "torchvision's by their name, as IMAGENET1K_V2 or DEFAULT", flags=("--weights", "--from"))
     sobel: bool = option(False, "DeepCluster's Sobel filter in front of the network: two derivatives instead of colours",
                          source="DeepCluster section 4.1")
+    fold_sobel: bool = option(False, FOLD_HELP, source="Caron et al., ICCV 2019, released code")
     projection: int = option(0, "dimensions of a linear projection on top of the features, its rows of unit length; 0 = none", low=0,
                              source="IR, IS, AND, PCP: 128")
     projection_init: str = option("he", "what the projection is drawn from; he: normal, of variance 2 / D, bias 0; torch: uniform in "
@@ -89,6 +93,7 @@ class ImportSettings(Settings):
                          choices=("auto", "torchvision", "timm", "deepcluster", "ucl"))
     head: str = option("keep", "keep the classifier on top, where the file has one, and refuse what else is no part of the network; "
                        "drop: take the network alone", choices=("keep", "drop"))
+    fold_sobel: bool = option(False, FOLD_HELP, source="Caron et al., ICCV 2019, released code")
     size: int = option(0, "side of a view in pixels; 0 = what the file says, else the backbone's", low=0)
     mean: tuple[float, float, float] | None = option(None, "mean of the channels, of values in 0 to 1; none = what the file says, else "
                                                      "the backbone's, of ImageNet or for 32 px of CIFAR-10")
@@ -102,6 +107,27 @@ class KnnSettings(Settings):
     neighbors: int = option(10, "neighbours that vote", flags=("-k", "--neighbors"), low=1)
     tau: float = option(0.1, "temperature: a neighbour of cosine s votes with exp(s / tau)", low=1e-6,
                         source="SeLa: sigma 0.1")
+
+
+@dataclass(frozen=True)
+class NeighborsSettings(Settings):
+    """`ucl neighbors`: exact nearest neighbours of features."""
+
+    neighbors: int = option(20, "neighbours of each image, nearest first", flags=("-k", "--neighbors"), low=1, source="SCAN: 20")
+    metric: str = option("cosine", "what is near: cosine, of rows brought to unit length; or euclidean", choices=("cosine", "euclidean"),
+                         source="SCAN: inner product of unit rows")
+    include_self: bool = option(False, "an image is searched among all, and so is one of its own neighbours, as in SCAN's released code")
+    duplicates: float | None = option(None, "instead of neighbours, all pairs of images whose cosine is at least this; 1 = equal up to length",
+                                      low=-1, high=1)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What pairs do not read."""
+        return frozenset() if self.duplicates is None else frozenset({"neighbors", "metric", "include_self"})
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That all pairs are wanted."""
+        return "is of neighbours, and duplicates lists pairs by their cosine", "leave it out, or leave out --duplicates"
 
 
 @dataclass(frozen=True)
@@ -177,6 +203,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "purify": PurifySettings,
     "train-epoch": TrainSettings,
     "import": ImportSettings,
+    "neighbors": NeighborsSettings,
     "evaluate-knn": KnnSettings,
     "evaluate-linear": LinearSettings,
     "evaluate-compare": CompareSettings,

@@ -164,8 +164,9 @@ class TrainSettings(ViewSettings):
 
     objective: str = option("classify", "classify: a classifier over the clusters; instance: each image, or purified cluster, told from all "
                             "others by a memory of past embeddings; online: a classifier over clusters that move in every step; relabel: one whose "
-                            "own classes of the images are the next epoch's labels", choices=("classify", "instance", "online", "relabel"),
-                            source="DeepCluster section 3.1; IR, AND and PCP, released codes; ODC; UIC section 3.2")
+                            "own classes of the images are the next epoch's labels; contrast: two views of each image told from the rest of the "
+                            "batch", choices=("classify", "instance", "online", "relabel", "contrast"),
+                            source="DeepCluster section 3.1; IR, AND and PCP, released codes; ODC; UIC section 3.2; SimCLR")
 
     batch: int = option(256, "images in a batch; the last, partial one is kept", low=2,
                         source="DeepCluster section 4.1")
@@ -190,7 +191,8 @@ class TrainSettings(ViewSettings):
     weights: str = option("none", "weight of a cluster in the loss: none, inverse (1/N_c), inverse-sqrt",
                           choices=("none", "inverse", "inverse-sqrt"), source="DeepCluster section 3.3; ODC 3.2")
     nesterov: bool = option(False, "Nesterov's momentum", source="AND, released code")
-    tau: float = option(0.1, "instance: temperature of the softmax", low=1e-6, source="IR, PCP, released codes")
+    tau: float = option(0.1, "instance, contrast: temperature of the softmax", low=1e-6,
+                        source="IR, PCP, released codes; SCAN, released code")
     memory_momentum: float = option(0.5, "instance, online: share of the old embedding in the memory's new one", low=0, high=1,
                                     source="IR, PCP, released codes; ODC: m 0.5")
     cluster_loss: str = option("mass", "instance: loss of an image in a cluster; mass: -log of the members' summed probability; pairs: the "
@@ -204,13 +206,20 @@ class TrainSettings(ViewSettings):
                             low=0, high=1, source="AND: a quarter more in every round")
     neighbors: int = option(1, "instance: neighbours that an anchor is merged with", low=1, source="AND")
     discover: bool = option(False, "instance: look for anchors and neighbours anew before this epoch", source="AND: before every round")
+    first_only: bool = option(False, "contrast: average the loss of the first view of each image alone, all others being in the denominator",
+                              source="SCAN, released code; SimCLR: of all views")
+    positives: str = option("row-mean", "contrast, with labels: how pairs of one label are weighed; row-mean: the mean over a view's pairs, then "
+                            "over views; sum: all pairs added; pair-mean: all pairs alike", choices=("row-mean", "sum", "pair-mean"),
+                            source="ProFeat, equation 1: sum; row-mean: supervised contrastive learning")
+    least_batch: int = option(8, "contrast, with labels: images of a batch that have one, below which no step is taken", low=2,
+                              source="ProFeat does not say")
     similarity: str = option("dot", "online: nearest centroid; dot: of the largest inner product; l2: of the least distance", choices=("dot", "l2"),
                              source="ODC, released code: dot; the paper: l2")
     refresh_every: int = option(10, "online: steps between two refreshes of the centroids", low=1, source="ODC: 10")
     refresh: str = option("all", "online: centroids that a refresh recomputes: all, or those of clusters that changed", choices=("all", "changed"),
                           source="ODC, released code: all; the paper: changed")
-    least: int = option(20, "online: members below which a cluster is repaired: they join others, and it gets half of the largest", low=1,
-                        source="ODC: 20 of 128 in the mean")
+    least: int = option(0, "online: members below which a cluster is repaired: they join others, and it gets half of the largest; 0 = 20, and for "
+                        "views up to 64 px 15 % of the mean size, at least 2; at most half the mean size", low=0, source="ODC: 20 of 128 in the mean")
     repair: str = option("loop", "online: loop: repair until no cluster is small; once: in a single pass, which may leave some",
                          choices=("loop", "once"), source="ODC: loop; its released code: once")
     repair_every: int = option(1, "online: steps between two repairs", low=1, source="ODC, released code: 1")
@@ -237,7 +246,7 @@ class TrainSettings(ViewSettings):
         idle = {name for name, readers in _READERS.items() if self.objective not in readers}
         idle |= {"momentum", "nesterov"} if self.optimizer == "adam" else set()
         if self.objective == "instance" and self.spread == 1:
-            idle |= _INSTANCE - {"spread", "tau"} | {"memory_momentum"}
+            idle |= _INSTANCE - {"spread"} | {"memory_momentum"}
         elif self.objective == "instance" and not self.anchors:
             idle |= {"neighbors", "discover"}
         return frozenset(idle)
@@ -250,7 +259,8 @@ class TrainSettings(ViewSettings):
         if self.objective not in readers:
             said = "is of the classifier" if readers[0] == "classify" else f"is of the {' or '.join(readers)} objective"
             why = {"instance": "which takes every image in turn", "relabel": "whose classifier is kept, and trained as the network is",
-                   "online": "whose labels move in every step"}.get(self.objective, "") if readers[0] == "classify" else ""
+                   "online": "whose labels move in every step",
+                   "contrast": "which takes every image in turn"}.get(self.objective, "") if readers[0] == "classify" else ""
             return (f"{said}, and the objective is {self.objective}{', ' * bool(why)}{why}",
                     "leave it out" if readers[0] == "classify" else f"leave it out, or --objective {readers[0]}")
         if self.spread == 1:
@@ -258,10 +268,11 @@ class TrainSettings(ViewSettings):
         return "needs anchors, and there are none", "leave it out, or give --anchors; in a plan of and: the table [and]"
 
 
-_INSTANCE = {"tau", "cluster_loss", "sampled", "spread", "anchors", "neighbors", "discover"}
+_INSTANCE = {"cluster_loss", "sampled", "spread", "anchors", "neighbors", "discover"}
 _READERS: dict[str, tuple[str, ...]] = {
     "head": ("classify",), "keep_features": ("classify",), "sampler": ("classify", "relabel"), "weights": ("classify", "online"),
     "head_momentum": ("classify", "online"), "memory_momentum": ("instance", "online"), **dict.fromkeys(sorted(_INSTANCE), ("instance",)),
     **dict.fromkeys(("similarity", "refresh_every", "refresh", "least", "repair", "repair_every", "replacement"), ("online",)),
+    "tau": ("instance", "contrast"), **dict.fromkeys(("first_only", "positives", "least_batch"), ("contrast",)),
     **dict.fromkeys(("relabel", "k", "first_labels", "fill_empty", "mlp"), ("relabel",))}
 """Settings of train-epoch that not all objectives read -> those that do."""

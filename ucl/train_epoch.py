@@ -25,7 +25,7 @@ from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.labelled import as_labels
-from ucl.objectives import FIXED_VIEW, Made, Pass, objective
+from ucl.objectives import FIXED_VIEW, MEMORY, Made, Pass, objective
 from ucl.safepoints import MIDWAY, SafePoint
 from ucl.settings import TrainSettings
 
@@ -90,8 +90,10 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
     seconds = time.monotonic() - started + state.seconds
     means = _mean_losses(losses, len(rows), settings.batch)
     metrics = {"epoch": context.epoch, **dict(zip(("loss", *state.objective.columns), means, strict=True)),
-               **(describe(told, images, previous, settings) if told is not None else _of_images(images)), **found,
-               "steps": int((~np.isnan(losses[:, 0])).sum()), "lr": settings.lr, "seconds_train": round(seconds, 3), "images_per_second_train": round(len(rows) / seconds, 1)}
+               **(_of_images(images, chance=settings.objective == "instance") if told is None else describe(told, images, previous, settings)),
+               **found,
+               "steps": int((~np.isnan(losses[:, 0])).sum()), "lr": settings.lr, "seconds_train": round(seconds, 3),
+               "images_per_second_train": round(len(rows) / seconds, 1)}
     return Trained(trained, None if labels is None else replace(labels, context=context), metrics, made)
 
 
@@ -133,12 +135,12 @@ def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
 
 def describe(labels: Labels, images: ImageList, previous: Labels | None, settings: TrainSettings) -> dict[str, Any]:
     """Sizes, agreement with the last labels, and for classification a warning when the clusters collapse."""
-    classify = settings.objective != "instance"
+    classify = settings.objective in ("classify", "online", "relabel")
     given = np.where(labels.weight > 0, labels.labels, np.int32(-1)) if classify and labels.weight is not None else labels.labels
     size = np.bincount(given[given >= 0], minlength=labels.k)
     kept, filled = int(size.sum()), int((size > 0).sum())
     found: dict[str, Any] = {
-        "k": labels.k, **({"log_k": math.log(max(labels.k, 1))} if classify else {}), **_of_images(images, chance=not classify),
+        "k": labels.k, **({"log_k": math.log(max(labels.k, 1))} if classify else {}), **_of_images(images, chance=settings.objective == "instance"),
         "clusters": filled, "empty": labels.k - filled, "largest": int(size.max(initial=0)),
         "largest_share": float(size.max(initial=0) / max(kept, 1)), "kept": kept,
         "objective": labels.info.get("objective"), "cluster_iterations": labels.info.get("iterations")}
@@ -157,7 +159,7 @@ def _clustered(labels: Labels) -> NDArray[np.int32]:
     return labels.labels if raw is None else raw
 
 
-def _of_images(images: ImageList, *, chance: bool = True) -> dict[str, Any]:
+def _of_images(images: ImageList, *, chance: bool) -> dict[str, Any]:
     """How many images there are; and the loss of guessing which of them a view is of."""
     bad = int((~images.samples.ok).sum())
     return {"images": len(images.samples), "bad": bad, **({"log_n": math.log(max(len(images.samples) - bad, 1))} if chance else {})}
@@ -209,7 +211,9 @@ class _State:
         self.backbone = models.restore(model).to(device).train()
         self.features = runtime.compiled(self.backbone)
         self.objective = objective(model, int(self.backbone.feature_dim), images, labels, settings, key, runtime, midway=midway is not None)
-        self.carried = {name: v for name, v in model.memory.items() if name not in (LOSSES, *self.objective.keeps)}
+        whose, mine = (config.get(MEMORY, {}).get("images") for config in (model.config, self.objective.config()))
+        kept = model.memory if mine is None or whose in (None, mine) else {}  # of other images: nobody could go on with it
+        self.carried = {name: v for name, v in kept.items() if name not in (LOSSES, *self.objective.keeps)}
         width = 1 + len(self.objective.columns)
         self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty((0, width))
         if not self.objective.trains_network:

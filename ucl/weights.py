@@ -29,11 +29,18 @@ from ucl.layouts import HEAD, LAYOUTS, PLAIN, Arrays, Names, decode
 if TYPE_CHECKING:
     import torch
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "network", "net", "weights")
-"""Keys under which training scripts keep the state dict."""
+WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "network", "net", "weights", "classy_state_dict", "base_model", "trunk")
+"""Keys under which training scripts keep the state dict; the last three are VISSL's, one in the other, with "model" before the trunk."""
 
-PREFIXES = ("module.", "model.", "backbone.", "encoder.", "encoder_q.", "base_encoder.", "net.")
-"""Wrappers of a network in its keys: DataParallel, Lightning, MoCo's query encoder and the like; in any order, up to three."""
+PREFIXES = ("module.", "model.", "backbone.", "encoder.", "encoder_q.", "base_encoder.", "net.", "body.", "trunk.", "_feature_blocks.")
+"""Wrappers of a network in its keys: DataParallel, Lightning, OpenSelfSup and MMSelfSup, MoCo's query encoder, DeeperCluster, VISSL and the
+like; in any order, up to three."""
+
+FILTER = ("sobel.0.weight", "sobel.0.bias", "sobel.1.weight", "sobel.1.bias")
+"""The Sobel filter's tensors, at the end of their keys."""
+
+NOTED = ("backbone", "size", "mean", "std", "fold_sobel")
+"""What `ucl export` notes of a network beside its tensors."""
 
 TORCH, LEGACY, SAFETENSORS = "PyTorch", "PyTorch (before 1.6)", "safetensors"
 _HEADER_LIMIT = 100_000_000
@@ -48,7 +55,7 @@ class Weights:
         name: of the file, for messages.
         state: key -> array; what wrapped them is taken off.
         sha256: of the file's bytes, as sha256sum prints it.
-        meta: what `ucl export` noted in a safetensors file: backbone, size, mean, std.
+        meta: what `ucl export` noted in a safetensors file (`NOTED`), or a checkpoint of ucl has in its config.
         beside: entries of the file that are no weights ("optimizer", "epoch").
     """
 
@@ -125,7 +132,8 @@ def _whole(source: Path | int, name: str) -> Iterator[tuple[Path, str]]:
     except FileNotFoundError as error:
         raise InputMissing(f"{name}: no such file") from error
     except IsADirectoryError as error:
-        raise DataError(f"{name}: is a folder, expected a file of weights") from error
+        inside = isinstance(source, Path) and (source / "model.h5").exists()
+        raise DataError(f"{name}: is a folder, expected a file of weights", f"{name.rstrip('/')}/model.h5" if inside else "") from error
     except PermissionError as error:
         raise NotPermitted(f"{name}: permission denied") from error
 
@@ -141,7 +149,8 @@ def _kind(path: Path, name: str) -> str:
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _HEADER_LIMIT:
         return SAFETENSORS
     if start[:4] == b"\x89HDF":
-        raise DataError(f"{name}: is HDF5, expected weights of PyTorch or safetensors", "a checkpoint of ucl is given as --model")
+        raise DataError(f"{name}: is HDF5, expected weights of PyTorch or safetensors",
+                        "a checkpoint of ucl is given as --model, or as it is to ucl init --weights")
     found = "nothing" if not start else f"first bytes {start[:8]!r}"
     raise DataError(f"{name}: no weights: found {found}, expected a .pt or .pth file of torch.save, or .safetensors",
                     "torch.save(network.state_dict(), FILE) makes one")
@@ -202,7 +211,7 @@ def _safetensors(path: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[s
     except SafetensorError as error:
         raise DataError(f"{name}: cannot be read as safetensors: {error}", "is it whole? sha256sum tells") from error
     meta: dict[str, Any] = {}
-    for key in ("backbone", "size", "mean", "std"):
+    for key in NOTED:
         try:
             if _OWN + key in header:
                 meta[key] = json.loads(header[_OWN + key])
@@ -213,7 +222,7 @@ def _safetensors(path: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[s
 
 def metadata(config: Mapping[str, Any]) -> dict[str, str]:
     """What a safetensors file says of the network beside its tensors."""
-    return {"format": "pt"} | {_OWN + key: json.dumps(config[key]) for key in ("backbone", "size", "mean", "std") if key in config}
+    return {"format": "pt"} | {_OWN + key: json.dumps(config[key]) for key in NOTED if key in config}
 
 
 def needs(package: str, what: str, extra: str = "") -> None:
@@ -235,7 +244,7 @@ def _unwrap(found: Any, name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     import torch
 
     beside: list[str] = []
-    for _ in range(3):
+    for _ in range(5):
         if not isinstance(found, dict) or not found:
             raise DataError(f"{name}: found {'an empty dict' if isinstance(found, dict) else type(found).__name__}, expected a dict of tensors",
                             "torch.save(network.state_dict(), FILE) makes one")
@@ -276,7 +285,7 @@ def _array(tensor: torch.Tensor, where: str) -> NDArray[Any]:
 
 
 def fit(weights: Weights, names: Names, wanted: Mapping[str, tuple[tuple[int, ...], str]], dim: int, layout: str = "auto",
-        head: str = "keep") -> Fitted:
+        head: str = "keep", filter: Mapping[str, NDArray[Any]] | None = None) -> Fitted:
     """Weights in the names of a backbone: each of its tensors, once, in its shape.
 
     Args:
@@ -286,6 +295,7 @@ def fit(weights: Weights, names: Names, wanted: Mapping[str, tuple[tuple[int, ..
         dim: dimension of its features, for the head.
         layout: as in `layouts`, or auto: the one that names most of the tensors.
         head: keep a classifier on top, if the file has one, or drop everything that is not the backbone.
+        filter: the Sobel filter's tensors under the backbone's keys, for a file that has none of them.
 
     Returns:
         The fitted tensors; counters of batch norms that files before PyTorch 0.4.1 lack are 0.
@@ -295,12 +305,14 @@ def fit(weights: Weights, names: Names, wanted: Mapping[str, tuple[tuple[int, ..
         DataError: tensors missing, unexpected, of other shapes or types, or not finite; all of them counted, the first named.
     """
     keys = [f"backbone.{k}" for k in wanted] + list(HEAD)
-    state = {_plain(k): v for k, v in weights.state.items()}
+    state = {plain(k): v for k, v in weights.state.items()}
     layout, prefix = _recognise(names, keys, state, layout)
     inner = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
     found = decode(names, layout, keys, inner)
     top = {k: found.pop(k) for k in HEAD if k in found}
     spoken = {prefix + names.outside(layout, k) for k in [*found, *(top if head == "keep" else ())]}
+    beside, constants = _filter(found, state, filter or {})
+    spoken |= beside
     faults, filled = _compare(found, wanted, weights.name, names, layout)
     if head == "keep" and top:
         faults["of other shapes"] += _head_faults(top, dim, names, layout)
@@ -315,13 +327,26 @@ def fit(weights: Weights, names: Names, wanted: Mapping[str, tuple[tuple[int, ..
     tensors = {f"backbone.{k}": _typed(found[f"backbone.{k}"], dtype, f"{weights.name}: {k}") for k, (_, dtype) in wanted.items()}
     if head == "keep":
         tensors |= {k: _typed(v, "float32", f"{weights.name}: {k}") for k, v in top.items()}
-    return Fitted(tensors, layout, prefix, outside, _notes(weights, layout, prefix, outside, filled, wide))
+    return Fitted(tensors, layout, prefix, outside, _notes(weights, layout, prefix, outside, filled, wide, constants))
 
 
-def _plain(key: str) -> str:
+def plain(key: str) -> str:
     """A key without what DataParallel around the features put into it (the released DeepCluster files)."""
     before, mark, after = key.partition("features.module.")
     return f"{before}features.{after}" if mark and (not before or before.endswith(".")) else key
+
+
+def _filter(found: Arrays, state: Mapping[str, NDArray[Any]], filter: Mapping[str, NDArray[Any]]) -> tuple[set[str], bool]:
+    """Put the Sobel filter into ``found`` where the file has it beside the network's prefix, or, as its numbers never change, not at all.
+
+    Returns:
+        The keys it was found under; whether it was ``filter`` that was put in.
+    """
+    if not filter or f"backbone.{FILTER[0]}" in found:
+        return set(), False
+    beside = {part: key for part in FILTER for key in state if key == part or key.endswith(f".{part}")}
+    found |= {f"backbone.{part}": state[beside[part]] if beside else filter[part] for part in FILTER if part in beside or not beside}
+    return set(beside.values()), not beside
 
 
 def _stem(key: str, depth: int) -> str:
@@ -407,10 +432,11 @@ def _typed(value: NDArray[Any], dtype: str, where: str) -> NDArray[Any]:
     return value
 
 
-def _notes(weights: Weights, layout: str, prefix: str, outside: list[str], filled: int, wide: int) -> list[str]:
+def _notes(weights: Weights, layout: str, prefix: str, outside: list[str], filled: int, wide: int, constants: bool) -> list[str]:
     found = [f"{layout} layout" + (f", prefix {prefix} taken off" if prefix else "")]
     found += [f"not weights, left out: {_some(weights.beside, 6)}"] if weights.beside else []
     found += [f"left out: {len(outside)} tensors ({_some(outside)})"] if outside else []
     found += [f"{filled} counters of batch norms were missing and are 0"] if filled else []
+    found += ["the Sobel filter, which the file leaves out, is put in front"] if constants else []
     found += [f"{wide} float64 tensors rounded to float32"] if wide else []
     return found

@@ -1,32 +1,20 @@
 # shellcheck shell=bash disable=SC2034  # arrays set here are read in the scripts
-# What the pcp-*.sh of this folder share; they source it.  Each names its data and its rows, and says in row() how one is trained.
-#
-# Of every one of them:
-#   SCRIPT             all ROWS and SEEDS, JOBS at a time, then the table on standard output
-#   SCRIPT ROW SEED    one, as for a Slurm array; JOBS runs beside each other on one GPU seldom pay
-# Any may be stopped or killed and started again by the same line: it goes on inside the epoch, and refuses other settings.
-# Under Slurm: sbatch --requeue --signal=USR2@120 and `srun` before the script; exit code 75 asks for a requeue.
+# What the pcp-*.sh of this folder share, beside runs.bash; they source it.  Each names its data and its rows, and says in row() how
+# one is trained.
 
-: "${EPOCHS:=200}" "${SEEDS:=0}" "${JOBS:=1}" "${NEIGHBORS:=200}" "${PRECISION:=float32}" "${SETTINGS:=}" "${VARIANT:=}"
-# EPOCHS: of a round; every turning point is a share of it.  SETTINGS: more words for every row, as "-j 4 --files-from part.txt".
+: "${EPOCHS:=200}" "${NEIGHBORS:=200}" "${VARIANT:=}"
+# EPOCHS: of a round; every turning point is a share of it.
 # VARIANT, where the paper and its released code differ and the plan follows one of them (man ucl-methods):
 #   paper      the sum over pairs in the loss, small clusters cut too, clean images clustered
 #   released   in the first half of a round a cluster of fewer than 2 ends purification, later half of a cluster is kept at most,
 #              two views in every round
 case $VARIANT in "" | paper | released) ;; *) echo "$0: error: VARIANT: found $VARIANT, wanted paper or released" >&2; exit 64 ;; esac
-trap : USR1 USR2 # what runs stops at these, with its work on disk; this shell then passes its exit code on
+# shellcheck source=examples/reproduce/runs.bash
+source "$(dirname "${BASH_SOURCE[0]}")"/runs.bash
+: "${MEASURE:=knn}"
+columns=("knn:knn_top1:kNN top-1" "linear:linear_top1:linear top-1")
 
 data=() # words that every row of methods() is given
-
-images() { # data: training and test images of a released data set, or of a folder with the folders train and test
-    local at
-    at=$(realpath "$1")
-    if [ -d "$at/train" ] && [ -d "$at/test" ]; then
-        train=("$at/train") test=("$at/test") truth=()
-    else
-        train=("$at" --split train) test=("$at" --split test) truth=(--targets "$at" --test-targets "$at")
-    fi
-}
 
 configure() { # kind clusters: sets method and settings
     settings=()
@@ -49,26 +37,8 @@ configure() { # kind clusters: sets method and settings
     esac
 }
 
-begin() { # directory method seed options: make the run directory, or refuse other settings of one that is there
-    local dir=$1 name=$2 seed=$3 code=0
-    shift 3
-    # shellcheck disable=SC2086
-    if [ -e "$dir/ucl.toml" ]; then
-        ucl run "$name" "${train[@]}" -o "$dir" --dry-run --seed "$seed" --precision "$PRECISION" --set init.backbone="$BACKBONE" \
-            "${settings[@]}" "$@" $SETTINGS </dev/null >/dev/null || code=$?
-        [ "$code" -eq 0 ] || [ "$code" -eq 76 ] || exit "$code"
-    else
-        ucl init "$name" "${train[@]}" -o "$dir" --seed "$seed" --precision "$PRECISION" --set init.backbone="$BACKBONE" \
-            "${settings[@]}" "$@" $SETTINGS </dev/null
-    fi
-}
-
-epoch_of() { # directory
-    ucl status "$1" --json </dev/null | python -c 'import json, sys; print(json.load(sys.stdin)["epoch"])'
-}
-
 walk() { # row seed rounds: by method and settings, measured at the end of every round
-    local dir=$OUT/${1//:/-}-$2 epoch code
+    local dir=$OUT/${1//:/-}-$2 epoch
     begin "$dir" "$method" "$2" --set "$method.epochs=$EPOCHS" --set "$method.rounds=$3"
     while true; do
         epoch=$(epoch_of "$dir")
@@ -76,9 +46,7 @@ walk() { # row seed rounds: by method and settings, measured at the end of every
             measure "$dir" $((epoch / EPOCHS - 1)) projection
         fi
         [ "$epoch" -lt $((EPOCHS * $3)) ] || return 0
-        code=0
-        ucl run -o "$dir" --limit $((EPOCHS - epoch % EPOCHS)) </dev/null >&2 || code=$?
-        [ "$code" -eq 0 ] || exit "$code"
+        go_on "$dir" $((epoch - epoch % EPOCHS + EPOCHS))
     done
 }
 
@@ -119,18 +87,6 @@ methods() { # row seed: kind, or kind:rounds; a table of several methods
     esac
 }
 
-measure() { # directory round layer: what MEASURE names, unless it is there already
-    (
-        cd "$1"
-        for what in ${MEASURE:-knn}; do
-            [ ! -e "round-$2.$what.json" ] || continue
-            "$what" "$3" > work/measured
-            mv work/measured "round-$2.$what.json"
-        done
-        rm -f work/train.h5 work/test.h5
-    )
-}
-
 knn() { # layer: weighted neighbours on clean images
     ucl extract --model model.h5 --views fixed --final-relu --layer "$1" -f -o work/train.h5 -q </dev/null
     ucl extract "${test[@]}" --model model.h5 --views fixed --final-relu --layer "$1" -f -o work/test.h5 -q </dev/null
@@ -141,34 +97,4 @@ linear() { # a linear classifier on the fifth convolution, 6 x 6 parts
     ucl extract --model model.h5 --views fixed --layer conv5 --map grid-6 -f -o work/train.h5 -q </dev/null
     ucl extract "${test[@]}" --model model.h5 --views fixed --layer conv5 --map grid-6 -f -o work/test.h5 -q </dev/null
     ucl evaluate linear work/train.h5 --test work/test.h5 --solver sgd "${truth[@]}" --json </dev/null
-}
-
-rows() { # [row seed]: that one, or all ROWS and SEEDS, and the table
-    mkdir -p "$OUT"
-    if [ $# -gt 0 ]; then
-        row "$1" "${2:-0}"
-        return
-    fi
-    OUT=$(realpath "$OUT")
-    export OUT
-    rm -f "$OUT/stopped"
-    # The first that fails ends all, and with its exit code: xargs goes on after any but 255, and has codes of its own.
-    # shellcheck disable=SC2016
-    for seed in $SEEDS; do for row in $ROWS; do echo "$row $seed"; done; done |
-        xargs -P "$JOBS" -L 1 bash -c 'trap : USR1 USR2; bash "$0" "$@" || { echo $? > "$OUT/stopped"; exit 255; }' "$0" ||
-        exit "$(cat "$OUT/stopped" || echo 70)"
-    ROWS=$ROWS SEEDS=$SEEDS python - "$OUT" <<'PY'
-import json, os, pathlib, sys
-print("| row | seed | round | kNN top-1 | linear top-1 |\n|---|---|---|---|---|")
-for row in os.environ["ROWS"].split():
-    for seed in os.environ["SEEDS"].split():
-        folder = pathlib.Path(sys.argv[1]) / f"{row.replace(':', '-')}-{seed}"
-        for number in sorted({int(p.name.split("-")[1].split(".")[0]) for p in folder.glob("round-*.json")}):
-            cells = []
-            for what in ("knn", "linear"):
-                path = folder / f"round-{number}.{what}.json"
-                found = json.loads(path.read_text())["metrics"][f"{what}_top1"] if path.exists() else None
-                cells.append(f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})" if found else "")
-            print(f"| {row} | {seed} | {number} | {cells[0]} | {cells[1]} |")
-PY
 }

@@ -132,7 +132,7 @@ def test_init_says_sobel(ucl: Runner, photos: Path, tmp_path: Path) -> None:
     result = ucl("init", "deepcluster", photos, "-o", "b", "--weights", "w.pt", "--size", 16, cwd=tmp_path)
     assert result.code == 65
     assert "Sobel filter in front, init.sobel is off" in result.lines[0]
-    assert result.lines[1] == "  try: --sobel"
+    assert result.lines[1] == "  try: --sobel, or --fold-sobel for a network that takes colours"
     assert not (tmp_path / "b").exists()
     assert ucl("init", "deepcluster", photos, "-o", "b", "--weights", "w.pt", "--size", 16, "--sobel", cwd=tmp_path).code == 0
     assert read(tmp_path / "b/model.h5").weights_digest() == read(tmp_path / "a/model.h5").weights_digest()

@@ -16,9 +16,9 @@ _BLOCK = 65536
 
 
 @command()
-def main(file: Annotated[str | None, typer.Argument(metavar="FILE", help="Labels, features, images or an evaluation; - is standard input. "
-                                                    "Default: the run directory's newest labels, or where there are none its image "
-                                                    "list.", show_default=False)] = None, *,
+def main(file: Annotated[str | None, typer.Argument(metavar="FILE", help="Labels, features, neighbours, pairs, images or an evaluation; - is "
+                                                    "standard input. Default: the run directory's newest labels, or where there are none its "
+                                                    "image list.", show_default=False)] = None, *,
          columns: Annotated[str | None, typer.Option("--columns", metavar="A,B", help="Columns to print. Default: all the file has.")] = None,
          cluster: Annotated[int | None, typer.Option("--cluster", metavar="N", help="Only this cluster; -1: rows in none.")] = None,
          bad: Annotated[bool, typer.Option("--bad", help="Only images that could not be used.")] = False,

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from ucl.artifacts import LEFT_OUT, Evaluation, Features
 from ucl.errors import DataError
-from ucl.kmeans import faiss_threads
-from ucl.pca import unit_rows, usable_rows
+from ucl.matrix import chunks
+from ucl.pca import usable_rows
+from ucl.search import Points, nearest
 from ucl.settings import KnnSettings
 
 log = logging.getLogger(__name__)
 
 QUERIES = 4096
-"""Queries searched at a time: memory is bounded, progress can be interrupted."""
+"""Images whose neighbours vote at a time: memory is bounded."""
 
 
 def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSettings, *,
@@ -29,14 +30,14 @@ def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSett
     al. 2018; SeLa: k = 50, tau = 0.1).  Without ``test`` every image is left out in its turn: it is excluded
     by its row, so copies of it elsewhere do vote.  Rows that are not OK or of unknown class neither vote nor
     are counted.
-    Memory: two copies of each set at most, and votes (4,096, C) float64; the search is faiss' matrix product.
+    Memory: a copy of each set, the neighbours, and votes (4,096, C) float64; the search is that of `ucl.search`.
 
     Args:
         features: (N, D) float32 of the images that vote.
         truth: their classes (N,), -1 = unknown.
         settings: what `ucl evaluate knn --help` lists.
         test: features and classes of the images that are asked about; None = leave one out.
-        threads: faiss' threads.
+        threads: threads of the search; the result does not depend on them.
 
     Returns:
         ``knn_top1`` with its 95 % Wilson interval, the number of rows left out, and what became of each image asked about.
@@ -46,12 +47,10 @@ def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSett
             or fewer than one voter for each image.
     """
     x, y, rows = labelled(features, truth)
-    x = unit_rows(x)
     protocol, out = "leave-one-out", len(truth) - len(rows)
     queries, classes = x, y
     if test is not None:
         queries, classes, rows = labelled(*test)
-        queries = unit_rows(queries)
         out, protocol = out + len(test[1]) - len(rows), "train/test"
         if queries.shape[1] != x.shape[1]:
             raise DataError(f"/features: {queries.shape[1]} dimensions, expected {x.shape[1]} as in the "
@@ -62,8 +61,9 @@ def evaluate_knn(features: Features, truth: NDArray[np.int64], settings: KnnSett
                         "give the classes of more images")
     if k < settings.neighbors:
         log.warning("knn: %d neighbours instead of %d, there are no more", k, settings.neighbors)
-    with faiss_threads(threads):
-        said = _vote(x, y, queries, k, settings.tau, leave_one_out=test is None)
+    voters = Points(x, cosine=True)
+    near, distance = nearest(voters if test is None else Points(queries, cosine=True), voters, k, threads=threads)
+    said = _vote(y, near, 1 - distance, settings.tau)
     n, right = len(classes), int((said == classes).sum())
     low, high = wilson(right, n)
     protocol = f"cosine, k={k}, exp(s/{settings.tau:g}), {protocol}"
@@ -112,32 +112,14 @@ def judged(asked: tuple[Features, NDArray[np.int64]], rows: NDArray[np.int64], s
     return {"samples": features.samples, "correct": correct, "predicted": predicted, "truth": truth.astype(np.int32)}
 
 
-def _vote(x: NDArray[np.float32], y: NDArray[np.int64], queries: NDArray[np.float32], k: int, tau: float, *,
-          leave_one_out: bool) -> NDArray[np.int64]:
+def _vote(y: NDArray[np.int64], near: NDArray[np.int64], cosine: NDArray[np.float64], tau: float) -> NDArray[np.int64]:
     """The class voted for; (Q,) int64."""
-    import faiss
-
-    index = faiss.IndexFlatIP(x.shape[1])
-    index.add(x)
     known, y = np.unique(y, return_inverse=True)
     c = len(known)
-    said = np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), QUERIES):
-        part = slice(start, min(start + QUERIES, len(queries)))
-        cosine, neighbor = index.search(queries[part], k + leave_one_out)
-        if leave_one_out:
-            cosine, neighbor = _without_self(cosine, neighbor, np.arange(part.start, part.stop))
-        weight = np.exp((cosine.astype(np.float64) - cosine.max(axis=1, keepdims=True)) / tau)
-        cell = np.arange(len(cosine))[:, None] * c + y[neighbor]
-        votes = np.bincount(cell.ravel(), weight.ravel(), minlength=len(cosine) * c).reshape(-1, c)
+    said = np.empty(len(near), np.int64)
+    for part in chunks(len(near), QUERIES):
+        weight = np.exp((cosine[part] - cosine[part].max(axis=1, keepdims=True)) / tau)
+        cell = np.arange(len(weight))[:, None] * c + y[near[part]]
+        votes = np.bincount(cell.ravel(), weight.ravel(), minlength=len(weight) * c).reshape(-1, c)
         said[part] = known[votes.argmax(axis=1)]            # the first, so the lowest, on a tie
     return said
-
-
-def _without_self(cosine: NDArray[np.float32], neighbor: NDArray[np.int64],
-                  row: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """k of k + 1 neighbours: the row itself left out, or the last where copies of it have crowded it out."""
-    own = neighbor == row[:, None]
-    own[~own.any(axis=1), -1] = True
-    shape = (len(row), neighbor.shape[1] - 1)
-    return cosine[~own].reshape(shape), neighbor[~own].reshape(shape)

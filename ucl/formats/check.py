@@ -241,6 +241,10 @@ def _value_problems(a: Artifact) -> list[str]:
         out += _finite_problems(a, ok)
     if a.kind == "ucl/labels":
         out += _label_problems(a)
+    if a.kind == "ucl/neighbors":
+        out += _neighbor_problems(a, ok)
+    if a.kind == "ucl/pairs":
+        out += _pair_problems(a)
     if a.kind == "ucl/images":
         out += _place_problems(a)
     if a.kind == "ucl/evaluation":
@@ -259,6 +263,49 @@ def _finite_problems(a: Artifact, ok: NDArray[np.bool_] | None) -> list[str]:
             return [f"{a.name}: /features[{row}]: not finite, but its status is OK"]
         start += len(rows)
     return []
+
+
+def _searched(a: Artifact, n: int) -> int:
+    """How many images a search was among: others, or its own n."""
+    return a.shape("/among/path")[0] if "/among/path" in a else n
+
+
+def _neighbor_problems(a: Artifact, ok: NDArray[np.bool_] | None) -> list[str]:
+    """Rows that are not there, repeated, or an image's own; neighbours of bad images; distances that fall or stand alone."""
+    n, at = a.shape("/neighbors")[0], 0
+    size, own = _searched(a, n), bool(a.attrs.get("self-included")) or "/among/path" in a or a.foreign
+    for near in a.rows("/neighbors", 4096):
+        number, there = np.arange(at, at + len(near)), near >= 0
+        far = a.read_rows("/distances", at, at + len(near)) if "/distances" in a else np.where(there, 0.0, np.nan)
+        ordered = np.sort(near, axis=1)
+        for bad, what in (
+            (((near < -1) | (near >= size)).any(axis=1), f"a row that is not among the {size} searched"),
+            ((~there[:, :-1] & there[:, 1:]).any(axis=1), "-1 before a neighbour"),
+            (((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1), "a neighbour twice"),
+            ((near == number[:, None]).any(axis=1) & (not own), "the image itself"),
+            (there.any(axis=1) & (False if ok is None else ~ok[number]), "neighbours of an image whose status is not OK"),
+            (((there != np.isfinite(far)) | (far < 0)).any(axis=1) | (far[:, 1:] < far[:, :-1]).any(axis=1),
+             "distances that are negative, not ascending, or not of the neighbours"),
+        ):  # fmt: skip
+            if bad.any():
+                return [f"{a.name}: /neighbors[{at + int(np.argmax(bad))}]: {what}"]
+        at += len(near)
+    return []
+
+
+def _pair_problems(a: Artifact) -> list[str]:
+    """Rows that are not there, of one list in the wrong order, and similarities that are none."""
+    pairs = a.read("/pairs")
+    size = a.shape("/samples/path")[0] if "/samples/path" in a else 1 << 62
+    bad = ((pairs < 0) | (pairs >= np.array([size, _searched(a, size)]))).any(axis=1)
+    if "/among/path" not in a:
+        bad |= pairs[:, 0] >= pairs[:, 1]
+    out = [f"{a.name}: /pairs[{i}]: {pairs[i].tolist()}, which is no pair of these images" for i in np.flatnonzero(bad)[:1]]
+    if "/similarity" in a:
+        similar = a.read("/similarity")
+        wrong = np.flatnonzero(~(np.abs(similar) <= 1 + 1e-9))
+        out += [f"{a.name}: /similarity[{i}]: {similar[i]}, a cosine is from -1 to 1" for i in wrong[:1]]
+    return out
 
 
 def _place_problems(a: Artifact) -> list[str]:

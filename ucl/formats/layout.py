@@ -194,9 +194,18 @@ CHECKPOINT = FileType(
         Item("/progress", (1,), "epoch i4, step i8, samples_seen i8, seed i8, world_size i4", False,
              help="how far training has come"),
         Item("/memory/bank", ("N", "P"), "f4", False,
-             help="instance objective: a past embedding of each image, of unit length once the image was seen"),
+             help="instance and online objectives: a past embedding of each image, of unit length once the image was seen"),
         Item("/memory/neighbor", ("N", "A"), "i8", False,
              help="instance objective with anchors: rows of the neighbours of each anchor, nearest first; -1 for other images"),
+        Item("/memory/cluster", ("N",), "i4", False, help="online objective: the cluster that each image is in; -1 for one that cannot be used"),
+        Item("/memory/centroid", ("K", "P"), "f4", False, help="online objective: centroids of the embeddings, not of unit length"),
+        Item("/memory/online", (8,), "i8", False, help="online objective: its counts, in the order that the page of formats tells"),
+        Item("/memory/changed", ("K",), "u1", False,
+             help="online objective, refresh of changed clusters: 1 for those that gained or lost an image since the last refresh"),
+        Item("/memory/next_labels", ("N",), "i4", False, help="relabel objective: labels of the next epoch; -1 in no class"),
+        Item("/memory/label_counts", (2,), "i8", False,
+             help="relabel objective: epochs in a row in which one class was predicted, and classes filled before the last epoch"),
+        Item("/memory/targets", ("N",), "i4", False, help="relabel objective, of an unfinished epoch: the labels that it trains on"),
     ),
     prefix_items=(
         Item("/model/", ("*",), "*", False, help="tensors of the network, by state_dict key"),
@@ -249,13 +258,51 @@ EVALUATION = FileType(
     help="metrics with their intervals",
 )  # fmt: skip
 
+_AMONG = Item("/among/path", ("R",), "S", False, help="paths of the images searched, where they are others")
+_AMONG_DIGEST = Attr("among-digest", "S", "samples-digest of the images searched, where they are others")
+
+NEIGHBORS = FileType(
+    "ucl/neighbors",
+    VERSION,
+    (
+        _PATH,
+        _AMONG,
+        Item("/neighbors", ("N", "A"), "i4|i8", True, help="rows of the nearest images of each image, nearest first; -1 where there are no more"),
+        Item("/distances", ("N", "A"), "f4", False, help="their distances: 1 - cosine, or euclidean; NaN where there is no neighbour"),
+        _STATUS,
+    ),
+    attrs=(
+        Attr("metric", "S", "cosine or euclidean"),
+        Attr("exact", "i8", "1: no nearer image was missed"),
+        Attr("self-included", "i8", "1: each image was searched among all, itself too"),
+        _AMONG_DIGEST,
+    ),
+    help="the nearest images of each image",
+)  # fmt: skip
+
+PAIRS = FileType(
+    "ucl/pairs",
+    VERSION,
+    (
+        _PATH,
+        _AMONG,
+        Item("/pairs", ("Q", 2), "i8", True, help="rows of two images that are alike; of one list the lower first, of two lists one of each"),
+        Item("/similarity", ("Q",), "f8", False, help="the cosine of their features"),
+        _STATUS,
+    ),
+    attrs=(Attr("threshold", "S", "least similarity listed"), _AMONG_DIGEST),
+    help="pairs of images that are alike",
+)  # fmt: skip
+
 SCHEMA: dict[str, FileType] = {
-    t.kind: t for t in (FEATURES, LABELS, CHECKPOINT, IMAGES, EVALUATION)
+    t.kind: t for t in (FEATURES, LABELS, NEIGHBORS, PAIRS, CHECKPOINT, IMAGES, EVALUATION)
 }
 
 MADE_BY: dict[str, str] = {
     "ucl/features": "ucl extract IMAGES > features.h5",
     "ucl/labels": "ucl cluster features.h5 > labels.h5",
+    "ucl/neighbors": "ucl neighbors features.h5 > neighbors.h5",
+    "ucl/pairs": "ucl neighbors --duplicates 0.99 features.h5 > pairs.h5",
     "ucl/checkpoint": "ucl train-epoch",
     "ucl/images": "ucl init",
     "ucl/evaluation": "ucl evaluate knn features.h5 -o report.h5",

@@ -91,6 +91,7 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     started = time.monotonic()
     config = asked.config
     settings = settings_of(config)
+    _check_fold(settings)
     source = "digits" if config.images == "digits" else ""
     uncounted = 10**9  # images: before the list is read only what no number of them would allow is refused
     context = Context(config.method, seed=config.seed, images=uncounted, size=settings.size, source=source, overrides=config.overrides)
@@ -127,6 +128,13 @@ def create(asked: Request, where: str, common: Common, as_json: bool = False) ->
     for line in advice if not common.quiet else ():
         say(f"{common.command}: warning: {line}")
     return run
+
+
+def _check_fold(settings: InitSettings) -> None:
+    if settings.fold_sobel and settings.sobel:
+        raise UsageError("--fold-sobel and --sobel: give one of them", "--sobel keeps the filter, --fold-sobel makes a network that takes colours")
+    if settings.fold_sobel and settings.weights == "none":
+        raise UsageError("--fold-sobel: found no --weights to fold the filter of", "--weights FILE, of a network behind a Sobel filter")
 
 
 def _put(temporary: Path, target: Path) -> None:
@@ -222,7 +230,8 @@ def _fill(folder: Path, config: RunConfig, settings: InitSettings, made: Any, be
     (folder / "work").mkdir()
     model = begun[0] if begun else drawn(settings, config.seed)
     _top(model, settings, config.seed)
-    model.progress, model.context, model.provenance = {"seed": config.seed, "world_size": 1}, context, images.provenance
+    model.progress, model.context = {"seed": config.seed, "world_size": 1}, context
+    model.provenance = [*model.provenance, *images.provenance] if images.provenance else []
     if begun:
         said["weights"] = model.config["weights"]
     model.recipe = store.recipe(model.kind, "init", said, config.seed, [images])

@@ -53,16 +53,17 @@ def load_input(given: str | None, run: RunDir | None, what: str, common: Common,
     return artifact, context
 
 
-def features_reader(memory: int, needed: Callable[[Features, int, int, int], Need]) -> Reader:
+def features_reader(memory: int, needed: Callable[[Features, int, int, int], Need], work: str = "clustering") -> Reader:
     """A reader of features that may be larger than memory.
 
     Those in a file stay there and are read in chunks.  Those from a pipe are taken into memory if they fit beside what
-    clustering needs, else into a temporary file.
+    the work needs, else into a temporary file.
 
     Args:
         memory: bytes to keep to.
-        needed: told the header (features without rows or samples), N, D and the bytes of a path, says what clustering takes;
+        needed: told the header (features without rows or samples), N, D and the bytes of a path, says what the work takes;
             it is asked before the rows are read.
+        work: what it is called.
 
     Raises:
         UsageError: not even the least that is needed fits into ``memory``.  StorageError: no room for the temporary file.
@@ -82,7 +83,7 @@ def features_reader(memory: int, needed: Callable[[Features, int, int, int], Nee
             n, d = shape
             path = file.dtype("/samples/path").itemsize if "/samples/path" in file else 0
             wanted = needed(_header(file, np.empty((0, d), np.float32)), n, d, path)
-            wanted.check(memory, f"clustering {n} x {d} features")
+            wanted.check(memory, f"{work} {n} x {d} features")
             if not file.streaming:
                 features = Features.load(file, FileRows(file, "/features"))
             else:
@@ -106,11 +107,12 @@ def features_reader(memory: int, needed: Callable[[Features, int, int, int], Nee
 
 
 def _header(file: Artifact, nothing: Any) -> Features:
-    """Features as far as the head of a file or stream tells: whose they are."""
+    """Features as far as the head of a file or stream tells: whose they are, and what they were made with."""
     from ucl.artifacts import Features
 
-    text = file.attrs.get("context")
-    return Features(nothing, context=Context.from_json(text or "{}", file.name), foreign=not text)
+    text, a = file.attrs.get("context"), file.attrs
+    return Features(nothing, None, str(a.get("model") or ""), str(a.get("weights-sha256") or ""), str(a.get("layer") or ""),
+                    str(a.get("transform") or "{}"), context=Context.from_json(text or "{}", file.name), foreign=not text)
 
 
 def write_labels(command: str, labels: Any, where: str, common: Common, as_json: bool, *, force: bool,

@@ -52,12 +52,18 @@ def with_flags(context: Context, verb: str, given: dict[str, Any], step: Step | 
     """The context with the command line's settings noted, so that files say what was set by hand.
 
     What ``step`` does not read under these flags is no longer noted.
+
+    Raises:
+        UsageError: a setting that the plan decides itself, and would refuse of whoever reads the file.
     """
     if not given:
         return context
     noted = {f"{verb}.{k}": ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in given.items()}
     unread = {f"{verb}.{name}" for name in step.settings.unread} if step is not None else set()
-    return dataclasses.replace(context, overrides={k: v for k, v in (context.overrides | noted).items() if k not in unread})
+    made = dataclasses.replace(context, overrides={k: v for k, v in (context.overrides | noted).items() if k not in unread})
+    if made.method:
+        plan(made)
+    return made
 
 
 def step_of(context: Context, verb: str, stage: str, given: dict[str, Any]) -> Step:

@@ -14,7 +14,23 @@ from ucl.front import session
 from ucl.front.streams import standard_input, stdin_is_data
 from ucl.rundir import RunDir
 
-Table = dict[str, NDArray[Any]]
+
+class Named:
+    """A column of names, looked up by their numbers when rows of it are taken; like an array of them."""
+
+    def __init__(self, names: NDArray[np.bytes_], index: NDArray[Any]) -> None:
+        self.names, self.index = names, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        found: NDArray[np.bytes_] = self.names[self.index[rows]]
+        return found
+
+
+Table = dict[str, Any]
+"""Name of a column -> an array, or `Named`."""
 
 
 def table_of(file: str | None) -> Table:
@@ -46,10 +62,12 @@ def table_of(file: str | None) -> Table:
 
 def _rows(file: Any) -> Table:
     """Columns of whatever the file holds, in reading order."""
-    found: Table = {}
+    found: dict[str, NDArray[Any]] = {}
     if "/metrics" in file.names:
         metrics = file.read("/metrics")
         return {str(name): metrics[name] for name in metrics.dtype.names}
+    if file.kind in ("ucl/neighbors", "ucl/pairs"):
+        return _near(file)
     for path in file.names:  # in the order of the file, so that a stream can be read
         name = path.rsplit("/", 1)[-1]
         if path in ("/labels", "/flag", "/distance", "/score", "/weight", "/samples/path", "/samples/status", "/samples/size", "/samples/crc32"):
@@ -68,8 +86,29 @@ def _rows(file: Any) -> Table:
     return ordered | {c: v for c, v in found.items() if c not in ordered}
 
 
+def _near(file: Any) -> Table:
+    """One line for each neighbour that there is, or each pair."""
+    names = file.read("/samples/path") if "/samples/path" in file.names else None
+    others = file.read("/among/path") if "/among/path" in file.names else names
+    if file.kind == "ucl/pairs":
+        pairs = file.read("/pairs")
+        row, other = pairs[:, 0], pairs[:, 1]
+        measured = {"similarity": file.read("/similarity")} if "/similarity" in file.names else {}
+        rank: Table = {}
+        called = "other"
+    else:
+        near = file.read("/neighbors")
+        there = near >= 0
+        row, column = np.nonzero(there)
+        other, rank, called = near[there], {"rank": column + 1}, "neighbor"
+        measured = {"distance": file.read("/distances")[there]} if "/distances" in file.names else {}
+    path: Table = {} if names is None else {"path": Named(names, row)}
+    other_path: Table = {} if others is None else {f"{called}_path": Named(others, other)}
+    return {"row": row, **path, **rank, called: other, **other_path, **measured}
+
+
 def select(table: Table, columns: str | None, cluster: int | None, bad: bool, rows: str | None, head: int | None,
-           sort: str | None) -> Table:
+           sort: str | None) -> dict[str, NDArray[Any]]:
     """The rows and columns asked for.
 
     Raises:
@@ -81,7 +120,8 @@ def select(table: Table, columns: str | None, cluster: int | None, bad: bool, ro
         a, mark, b = rows.partition(":")
         if not mark or (a and not a.isdecimal()) or (b and not b.isdecimal()):
             raise UsageError(f"--rows: found {rows!r}, wanted A:B")
-        keep = keep[int(a or 0):int(b) if b else n]
+        number = _column(table, "row")[keep] if "row" in table else keep
+        keep = keep[(number >= int(a or 0)) & (number < (int(b) if b else max(n, int(number.max(initial=0)) + 1)))]
     if cluster is not None:
         keep = keep[_column(table, "label")[keep] == cluster]
     if bad:
@@ -94,7 +134,7 @@ def select(table: Table, columns: str | None, cluster: int | None, bad: bool, ro
     return {name: _column(table, name)[keep] for name in names}
 
 
-def _column(table: Table, name: str) -> NDArray[Any]:
+def _column(table: Table, name: str) -> Any:
     if name not in table:
         raise UsageError(f"no column {name!r}", "columns: " + ", ".join(table))
     return table[name]

@@ -14,6 +14,7 @@ from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.front import session
 from ucl.front.console import Progress, say
+from ucl.front.evaluation import open_report
 from ucl.front.extraction import open_images
 from ucl.front.labels import load_input
 from ucl.front.options import Common
@@ -50,7 +51,7 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
     alone = labels is None and (not wanted or not stdin_is_data())
     if not alone:  # a pipe may have to be waited for
         found, context = load_input(labels, run, "labels", common, joins=True)
-    with run.lock():
+    with open_report(output, force=force) as write, run.lock():
         if not wanted:
             found, context = None, _next(run, common)
         elif alone:
@@ -64,11 +65,7 @@ def commit_epoch(run: RunDir, labels: str | None, stage: str, output: str | None
             made = perform(step, slots, context, runtime, progress, safe)
         slots |= made
         commit_turn(run, context, slots, made["metrics"], safe)
-    if output is not None:
-        from ucl.store import save
-
-        with open_output(output, force=force) as out:
-            save(slots["labels"], out)
+        write(slots.get("labels"))
     tell("ucl train-epoch", run, context.generation + 1, made["metrics"], common, as_json)
     return 0
 
@@ -149,12 +146,22 @@ def tell(command: str, run: RunDir | None, generation: int, metrics: dict[str, A
         say(f"{command}: {one_line(generation, metrics)}")
 
 
+def chance(m: dict[str, Any]) -> tuple[str, float]:
+    """The loss of guessing, and its name."""
+    key = next(key for key in ("log_batch", "log_n", "log_k") if key in m)
+    return {"log_batch": "log 2B-1", "log_n": "log N", "log_k": "log K"}[key], float(m[key])
+
+
 def one_line(generation: int, m: dict[str, Any]) -> str:
     """An epoch in one line."""
     speed = f"{m['images_per_second_train']:.0f} images/s"
+    name, value = chance(m)
+    begin = f"epoch {generation}: loss {m['loss']:.4f} ({name} {value:.2f})"
+    if "log_batch" in m:
+        return begin + (f", {m['confident_share']:.0%} of the images have a label" if "confident_share" in m else "") + f", {speed}"
     if "log_n" in m:
         clusters = f", {m['kept']} images in {m['clusters']} of {m['k']} clusters, largest {m['largest']}" if "clusters" in m else ""
-        return f"epoch {generation}: loss {m['loss']:.4f} (log N {m['log_n']:.2f}){clusters}, {speed}"
+        return f"{begin}{clusters}, {speed}"
     nmi = f", NMI to the last {m['nmi_arithmetic']:.3f}, churn {m['churn']:.3f}" if "nmi_arithmetic" in m else ""
-    return (f"epoch {generation}: loss {m['loss']:.4f} (log K {m['log_k']:.2f}), {m['clusters']} of {m['k']} clusters filled, "
+    return (f"{begin}, {m['clusters']} of {m['k']} clusters filled, "
             f"largest {m['largest']}{nmi}, {speed}")

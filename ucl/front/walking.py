@@ -16,7 +16,7 @@ from ucl.front import session
 from ucl.front.console import Progress, say
 from ucl.front.create import Request, create, same_or_refuse
 from ucl.front.options import Common
-from ucl.front.training import commit_turn, one_line
+from ucl.front.training import chance, commit_turn, one_line
 from ucl.methods.method import plan_length
 from ucl.rundir import CONFIG, RunDir
 
@@ -119,8 +119,8 @@ def run_table(run: RunDir, common: Common, runtime: device.Runtime, as_json: boo
     rows: list[tuple[str, str]] = [("epochs", f"{done} of {total}"), ("time", f"{seconds:.1f} s")]
     facts: dict[str, Any] = {"schema": "ucl.run/1", "directory": str(run.path), "epochs": done, "of": total, "seconds": round(seconds, 2)}
     if "loss" in last:
-        chance = f"log N = {last['log_n']:.4f}" if "log_n" in last else f"log K = {last['log_k']:.4f}"
-        rows.append(("loss", f"{last['loss']:.4f}  ({chance})"))
+        guessing, height = chance(last)
+        rows.append(("loss", f"{last['loss']:.4f}  ({guessing} = {height:.4f})"))
         if "clusters" in last:
             rows.append(("clusters", f"{last['clusters']} of {last['k']} filled, the largest has {last['largest']} of {last['images']} images"))
         facts["last"] = last

@@ -35,21 +35,33 @@ def initial(settings: InitSettings, by_hand: frozenset[str], common: Common) -> 
         common: for messages.
 
     Returns:
-        The settings, with the normalisation that the weights came with unless it was set by hand; the checkpoint; and what the
-        provenance says of the weights.
+        The settings, with the normalisation that the weights came with unless it was set by hand; the checkpoint, with the
+        provenance of the run that it is of, if it is of one; and what the provenance says of the weights.
 
     Raises:
         DataError: they do not fit.  InputMissing, Unavailable: they cannot be had.
     """
+    from ucl.front.listing import is_hdf5
+
     speak = speaker(common)
-    found, told = pretrained.start(settings.backbone, settings.weights, speak)
-    if told.get("sobel") and not settings.sobel:  # the plan's views depend on it, so it is not taken over in silence
-        raise DataError(f"{found.name}: the network has DeepCluster's Sobel filter in front, init.sobel is off", "--sobel")
+    before, remark = None, ""
+    if is_hdf5(settings.weights):
+        found, before, remark = pretrained.of_run(Path(settings.weights), settings.weights)
+        told = pretrained.known(found, settings.backbone)
+    else:
+        found, told = pretrained.start(settings.backbone, settings.weights, speak)
+    if told.get("sobel") and not (settings.sobel or settings.fold_sobel):  # the plan's views depend on it: not taken over in silence
+        raise DataError(f"{found.name}: the network has DeepCluster's Sobel filter in front, init.sobel is off",
+                        "--sobel, or --fold-sobel for a network that takes colours")
     settings = settings.override({k: told[k] for k in ("mean", "std") if k in told and k not in by_hand}, found.name)
-    model, fitted = pretrained.checkpoint(settings.backbone, found, settings.size, settings.mean, settings.std, head="drop",
-                                          sobel=settings.sobel)
-    speak(f"{found.name}: {'; '.join(fitted.notes)}")
+    model, fitted = pretrained.checkpoint(settings.backbone, found, told, settings.size, settings.mean, settings.std, head="drop",
+                                          sobel=settings.sobel, fold=settings.fold_sobel)
+    notes = [remark, *fitted.notes[1:]] if remark else fitted.notes  # the first note is the layout
+    if told.get("size", settings.size) != settings.size:
+        notes.append(f"its views were of {told['size']} px, here they are of {settings.size}: --size")
+    speak(f"{found.name}: {'; '.join(notes)}")
     model.config["weights"] = f"sha256:{model.weights_digest()}"  # of the tensors: the same from any file that holds them
+    model.provenance = list(before.provenance) if before is not None else []
     return settings, model, {"weights": Path(settings.weights).name, "weights-sha256": found.sha256}
 
 
@@ -58,8 +70,7 @@ def with_weights(backbone: str, weights: str, size: int | None, common: Common, 
     speak = speaker(common)
     found, told = pretrained.start(backbone, weights, speak)
     settings = ImportSettings(size=size or 0, head="drop")
-    made, fitted = pretrained.checkpoint(backbone, found, *view_of(settings, backbone, told), head="drop",
-                                         sobel=sobel or "sobel" in told)
+    made, fitted = pretrained.checkpoint(backbone, found, told, *view_of(settings, backbone, told), head="drop", sobel=sobel or "sobel" in told)
     speak(f"{found.name}: {'; '.join(fitted.notes)}")
     made.config["weights"] = f"sha256:{made.weights_digest()}"
     noted = {"backbone": backbone, "weights": Path(weights).name, "weights-sha256": found.sha256}
@@ -93,7 +104,8 @@ def take(file: str, backbone: str, settings: ImportSettings, where: str, common:
     else:
         found, told = pretrained.start(backbone, file, speak)
     view = view_of(settings, backbone, told)
-    made, fitted = pretrained.checkpoint(backbone, found, *view, settings.layout, settings.head, sobel="sobel" in told)
+    made, fitted = pretrained.checkpoint(backbone, found, told, *view, settings.layout, settings.head, sobel="sobel" in told,
+                                         fold=settings.fold_sobel)
     done = dataclasses.replace(settings, size=view[0], mean=tuple(view[1]), std=tuple(view[2])).as_dict() | {"backbone": backbone}
     made.recipe = store.recipe(made.kind, "import", done | {"weights": f"sha256:{found.sha256}"}, 0, [])
     made.provenance = store.chain("import", done | {"weights": Path(file).name, "weights-sha256": found.sha256}, 0, [], "cpu", 1)

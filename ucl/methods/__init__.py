@@ -21,6 +21,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "pcp": ("ucl.methods.pcp", "Zhang et al., ICPR 2020: ever fewer clusters, purified by distance and by votes of past epochs"),
     "odc": ("ucl.methods.odc", "Zhan et al., CVPR 2020: clustered once; then labels and centroids move with the network, batch by batch"),
     "uic": ("ucl.methods.uic", "Chen et al., ECCV Workshops 2020: the network's own class of a view is the image's label in the next epoch"),
+    "simclr": ("ucl.methods.simclr", "Chen et al., ICML 2020: two views of each image told from the rest of the batch, on a projection"),
 }
 
 

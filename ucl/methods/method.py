@@ -17,7 +17,7 @@ class Step:
     """One line of a plan, the same in memory and in shell.
 
     Attributes:
-        verb: extract, cluster, purify, train-epoch.
+        verb: extract, cluster, purify, neighbors, train-epoch.
         settings: complete; every default and schedule is already resolved.
         reads: slots it takes; slot names are file names too.
         writes: slots it makes.
@@ -57,7 +57,8 @@ class Method:
     advice: Callable[[Context], Iterable[str]] = lambda context: ()
 
 
-_READS = {"extract": ("images", "model"), "cluster": ("features", "previous"), "purify": ("labels",), "train-epoch": ("images", "model", "labels")}
+_READS = {"extract": ("images", "model"), "cluster": ("features", "previous"), "purify": ("labels",), "train-epoch": ("images", "model", "labels"),
+          "neighbors": ("features", "among")}
 """What a verb takes where no plan says it."""
 
 

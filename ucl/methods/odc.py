@@ -20,16 +20,12 @@ from ucl.errors import UsageError
 from ucl.methods.deepcluster import DIGITS, FEW_IMAGES, SMALL_BATCH
 from ucl.methods.method import Method, Step, plan_length, set_by_hand
 from ucl.methods.rounds import reached
-from ucl.objectives.online import check_least
+from ucl.objectives.online import SMALL_SIDE, check_least, least_members
 from ucl.settings import ClusterSettings, ExtractSettings, InitSettings, OdcSettings, TrainSettings, default_k
 
 EPOCHS, FINE_TUNING, SMALL_EPOCHS, DIGITS_EPOCHS = 440, 120, 200, 30
 """The paper's from nothing, and from another method's network; views up to 64 px; the built-in digits."""
 
-LEAST, LEAST_SHARE = 20, 0.15
-"""The paper's 20 members of 128 in the mean are 0.156 of it."""
-
-SMALL_SIDE = 64
 BATCH = 512
 
 # Rotation by up to 2 degrees; the jitter is never left out.
@@ -62,13 +58,6 @@ def clusters(context: Context) -> int:
     return int(set_by_hand(context, "cluster").get("k", preset)) or default_k(context.images)
 
 
-def least_members(images: int, k: int, size: int) -> int:
-    """Members below which a cluster is small: 20, or 15 % of the mean size for views up to 64 px; never above half the mean size
-    where that is 1 or more."""
-    asked = LEAST if size > SMALL_SIDE else max(2, int(LEAST_SHARE * images / k + 0.5))
-    return max(1, min(asked, images // k // 2))
-
-
 def advice(context: Context) -> Iterator[str]:
     """That repairs may not reach what was asked for."""
     least, k = settled(context).least, clusters(context)
@@ -97,7 +86,8 @@ def learning_rate(epoch: int, total: int, settings: OdcSettings, *, batch: int =
 
 
 def training(context: Context, settings: OdcSettings) -> TrainSettings:
-    """What an epoch is told: views, optimizer, learning rate, and how clusters are kept."""
+    """What an epoch is told: views, optimizer, learning rate, and how clusters are kept; ``least`` 0 leaves its rule to the epoch, which knows
+    how many clusters there are."""
     few = context.source == "digits" or context.images < FEW_IMAGES
     batch = SMALL_BATCH if few and context.size <= SMALL_SIDE else 256 if context.size <= SMALL_SIDE else BATCH
     batch = int(set_by_hand(context, "train-epoch").get("batch", batch))
@@ -125,8 +115,8 @@ def necked(context: Context) -> bool:
 
 def steps(context: Context) -> Iterator[Step]:
     """The first turn makes the clusters; from then on training alone moves them, and they are in the model's memory."""
-    settings = settled(context)
-    train = training(context, settings)
+    settled(context)
+    train = training(context, OdcSettings().override(set_by_hand(context, "odc")))
     if context.epoch:
         yield Step("train-epoch", train, reads=("images", "model", "previous"), writes=("model", "labels"))
         return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ucl.device import generator, keyed_stream
 from ucl.keys import Key
+from ucl.networks.fold import widened
 from ucl.networks.table import BACKBONES, Backbone, default_size, known
 
 if TYPE_CHECKING:
@@ -46,10 +47,16 @@ def drawn(name: str, key: Key, *, sobel: bool, size: int) -> Network:
     return _dressed(net, sobel)
 
 
-def empty(name: str, *, sobel: bool, size: int) -> Network:
-    """The network with whatever its memory holds, to be filled by `ucl.models.from_arrays`; takes no time to draw."""
+def empty(name: str, *, sobel: bool, size: int, folded: bool = False) -> Network:
+    """The network with whatever its memory holds, to be filled by `ucl.models.from_arrays`; takes no time to draw.
+
+    Args:
+        name, sobel, size: as in `ucl.models.build`.
+        folded: with a first convolution that the Sobel filter is folded into (`ucl.networks.fold`); not with ``sobel``.
+    """
     known(name)
     net = _bare(name, sobel, size)
+    net = widened(net) if folded else net
     if any(p.is_meta for p in net.parameters()):
         net.to_empty(device="cpu")
     return _dressed(net, sobel)

@@ -166,6 +166,10 @@ def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | N
         from ucl.objectives.instance import Instance
 
         return Instance(model, dim, images, labels, settings, key, runtime, midway=midway)
+    if settings.objective == "contrast":
+        from ucl.objectives.contrastive import Contrastive
+
+        return Contrastive(model, dim, images, labels, settings, key, runtime, midway=midway)
     if settings.objective == "online":
         from ucl.objectives.online_epoch import OnlineEpoch
 

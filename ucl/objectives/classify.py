@@ -62,8 +62,11 @@ class Classify:
         from ucl import models
 
         stored = models.part(model, "head.")
-        kept = bool(stored) and (self.settings.head == "kept" or midway)
-        if kept and stored["weight"].shape != (k, dim):
+        kept, on = bool(stored) and (self.settings.head == "kept" or midway), models.head_stands_on(model)
+        if kept and on:
+            log.warning("the head stands on the %s, which classification does not train: it is drawn anew", on)
+            kept = False
+        elif kept and stored["weight"].shape != (k, dim):
             log.warning("the head has %d clusters, the labels %d: it is drawn anew", len(stored["weight"]), k)
             kept = False
         head = models.new_head(dim, k, self.key)

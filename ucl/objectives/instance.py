@@ -19,6 +19,7 @@ from ucl.keys import Key
 from ucl.objectives import MEMORY, Pass, mixed, of_these_images, of_views
 from ucl.objectives.bank import Bank
 from ucl.objectives.neighbourhood import Neighbourhoods, discover
+from ucl.objectives.online import KEPT, LABELS
 from ucl.objectives.spreading import spreading_loss
 from ucl.samplers import draw_epoch
 from ucl.settings import TrainSettings
@@ -47,7 +48,7 @@ class Instance:
         self.settings, self.key, self.optimizers = settings, key, []
         self.trains_network = True
         self.ok, self.images = images.samples.ok, images.samples.digest
-        self.keeps = frozenset({BANK, NEIGHBOR}) if settings.spread < 1 else frozenset()
+        self.keeps = frozenset({BANK, NEIGHBOR}) | KEPT if settings.spread < 1 else frozenset()
         self.projection = models.projection(model, dim)
         if self.projection is not None:
             self.projection.to(runtime.device)
@@ -63,7 +64,7 @@ class Instance:
     def _bank(self, model: Checkpoint, images: ImageList, dim: int, runtime: Runtime) -> Bank:
         device = "cpu" if self.settings.sampled else runtime.device
         stored = model.memory.get(BANK)
-        if stored is None:
+        if stored is None or LABELS in model.memory:  # ODC's is of other embeddings
             return Bank.fresh(self.ok, dim, Key(self.key.seed, stage="init"), device)
         if stored.shape != (len(self.ok), dim):
             raise DataError(f"checkpoint: /memory/{BANK}: shape {stored.shape}, expected {(len(self.ok), dim)}: images x dimensions",

@@ -37,12 +37,21 @@ BANK, LABELS, CENTROID, COUNTS, CHANGED = "bank", "cluster", "centroid", "online
 """Names in a checkpoint's memory: (N, D) float32, (N,) int32, (K, D) float32, counters (8,) int64; with ``refresh`` changed also (K,)
 uint8, clusters that gained or lost an image since the last refresh."""
 
+KEPT = frozenset({BANK, LABELS, CENTROID, COUNTS, CHANGED})
+"""All of these names."""
+
 COUNTED = ("iterations", "seen", "changed", "small", "joined", "splits", "passes", "balanced")
 """The counters.  ``iterations`` is of the whole run, the rest of this epoch: images seen; those whose label changed as they were;
 clusters found small; images of theirs that joined another; clusters split; repairs' passes; splits into equal halves."""
 
 PASSES = 10
 """Passes of a repair before clusters are split into equal halves."""
+
+LEAST, LEAST_SHARE = 20, 0.15
+"""The paper's 20 members of 128 in the mean are 0.156 of it."""
+
+SMALL_SIDE = 64
+"""Side of a view in pixels up to which data sets are small."""
 
 EPS = 1e-5
 """Members that every cluster is taken to have beside its own; the released code's."""
@@ -93,6 +102,13 @@ def check_least(images: int, k: int, least: int) -> bool:
         raise UsageError(f"least members: found {least}, wanted 1 to {images // k}, the mean size of {k} clusters of {images} images",
                          "a smaller number, or fewer clusters")
     return least <= images // k // 2
+
+
+def least_members(images: int, k: int, size: int) -> int:
+    """Members below which a cluster is small: 20, or 15 % of the mean size for views up to 64 px; never above half the mean size
+    where that is 1 or more."""
+    asked = LEAST if size > SMALL_SIDE else max(2, int(LEAST_SHARE * images / k + 0.5))
+    return max(1, min(asked, images // k // 2))
 
 
 def draw_epoch(ok: NDArray[np.bool_], epoch_length: float, key: Key) -> NDArray[np.int64]:

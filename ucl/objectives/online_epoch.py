@@ -13,7 +13,7 @@ from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.objectives import MEMORY, Made, Pass, of_these_images, of_views
 from ucl.objectives.fixed_views import fixed_views
-from ucl.objectives.online import BANK, CENTROID, CHANGED, COUNTED, COUNTS, LABELS, Online, Rules, draw_epoch, weighted_loss
+from ucl.objectives.online import BANK, CENTROID, COUNTED, COUNTS, KEPT, LABELS, Online, Rules, draw_epoch, least_members, weighted_loss
 from ucl.samplers import draw_epoch as draw_labelled
 from ucl.settings import TrainSettings
 
@@ -36,7 +36,7 @@ class OnlineEpoch:
 
     columns: tuple[str, ...] = ()
     trains_network = True
-    keeps = frozenset({BANK, LABELS, CENTROID, COUNTS, CHANGED})
+    keeps = KEPT
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
                  runtime: Runtime, *, midway: bool) -> None:
@@ -68,8 +68,11 @@ class OnlineEpoch:
     def _memories(self, model: Checkpoint, images: ImageList, labels: Labels | None, runtime: Runtime, *, midway: bool) -> tuple[Online, bool]:
         """The checkpoint's, or of the labels if some are given; and whether they are new."""
         s, there = self.settings, LABELS in model.memory
-        rules = Rules(s.similarity, s.memory_momentum, s.refresh_every, s.refresh, s.least, s.repair, s.repair_every, POWER[s.weights])
-        if there and (labels is None or midway):
+        goes_on = there and (labels is None or midway)
+        k = len(model.memory.get(CENTROID, ())) if goes_on else 0 if labels is None else labels.k
+        least = s.least or (least_members(int(self.ok.sum()), k, int(model.config["size"])) if k else 1)
+        rules = Rules(s.similarity, s.memory_momentum, s.refresh_every, s.refresh, least, s.repair, s.repair_every, POWER[s.weights])
+        if goes_on:
             of_these_images(model, images, LABELS)
             if BANK not in model.memory or CENTROID not in model.memory or COUNTS not in model.memory:
                 raise DataError(f"checkpoint: /memory: found {', '.join(sorted(model.memory))}, expected {BANK}, {CENTROID} and {COUNTS} too",

@@ -149,11 +149,11 @@ def _classes(model: Checkpoint, labels: Labels | None, settings: TrainSettings) 
 
 
 def _layers(model: Checkpoint, dim: int, k: int, settings: TrainSettings, key: Key) -> tuple[nn.Sequential | None, nn.Linear]:
-    """Hidden layers, if any, and the classifier: the checkpoint's, or drawn where it has none."""
+    """Hidden layers, if any, and the classifier: the checkpoint's, or drawn where it has none, or one on ODC's neck."""
     from ucl import models
     from ucl.networks.mlp import mlp, new_mlp
 
-    kept = models.part(model, "head.")
+    kept = {} if models.head_stands_on(model) == "neck" else models.part(model, "head.")
     hidden = mlp(models.part(model, "mlp."), dim)
     if hidden is None and settings.mlp and not kept:
         hidden = new_mlp(dim, settings.mlp, key)

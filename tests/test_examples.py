@@ -211,7 +211,7 @@ def test_fine_tuning(tmp_path: Path) -> None:
         assert "b_minus_a" in done.stdout
     assert "knn_top1 " in first.stdout
     assert len(list((tmp_path / "out" / "odc" / "epochs").iterdir())) == 3
-    env |= {"OUT": str(tmp_path / "file"), "FROM": str(tmp_path / "out" / "weights.pt")}
+    env |= {"OUT": str(tmp_path / "file"), "FROM": str(tmp_path / "out" / "before" / "model.h5")}
     done = bash(str(EXAMPLES / "odc-finetune.sh"), tmp_path, **env)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "file" / "before").exists()

@@ -296,7 +296,7 @@ def test_settings_that_say_nothing(ucl: Runner, photos: Path, labels: Path, smal
             ([*inside, "--spread", 1, "--sampled", 5], "sampled: is of the memory, which has no share in the loss while spread is 1"),
             ([*inside, "--anchors", 0.5, "--neighbors", 24], "neighbors: found 24, wanted fewer than the 24 images that can be used"),
             ([*inside, "--nesterov", "--momentum", 0], "nesterov: needs momentum, found 0"),
-            (["train-epoch", labels, *inside[3:], "--tau", 0.2], "tau: is of the instance objective, and the objective is classify"),
+            (["train-epoch", labels, *inside[3:], "--tau", 0.2], "tau: is of the instance or contrast objective, and the objective is classify"),
             (["init", "deepcluster", photos, "-o", "new", "--set", "pcp.final_k=3"], "[pcp]: the method is deepcluster, which does not read it"),
             (["init", "pcp", photos, "-o", "new", "--set", "pcp.final=3"], "unknown setting 'final'"),
             (["init", "pcp", photos, "-o", "new", "--set", "pcp.vote_history=1"], "scores from 0.2 drop nobody"),

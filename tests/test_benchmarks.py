@@ -114,6 +114,7 @@ def test_a_row_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch, capsys
     assert "no such luck" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "goal", "watched"), [("train-odc", 1.10, "see, after_step"), ("train-uic", 1.05, "record, settle")])
 def test_rows_of_labels_that_move(name: str, goal: float, watched: str, tmp_path: Path) -> None:
     """At toy size: both batches, as many images on both sides, and the share of the bookkeeping is seen; what was watched is as before."""

@@ -81,7 +81,7 @@ def contexts(line: list[str], images: int = 50_000, size: int = 32) -> dict[str,
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("variant", ["", "paper", "released"])
+@pytest.mark.parametrize("variant", ["", *(pytest.param(name, marks=pytest.mark.slow) for name in ("paper", "released"))])
 def test_every_row_is_a_plan(script: str, variant: str, tmp_path: Path) -> None:
     lines, done = told(script, tmp_path, VARIANT=variant, SEEDS="3")
     assert done.returncode == 0, done.stderr

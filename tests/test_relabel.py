@@ -457,10 +457,6 @@ def model() -> Checkpoint:
     return new_model()
 
 
-NETWORK: Any = None
-"""It has no say in what this objective counts."""
-
-
 class Watched(SelfLabelled):
     """Notes what every step compared with, and the logits of it, by a head of its own call."""
 
@@ -532,7 +528,7 @@ def test_two_epochs_of_training(images: ImageList, model: Checkpoint, monkeypatc
         assert not np.array_equal(kept["head.weight"], seen.start["head.weight"])
         assert ("mlp.0.weight" in kept) is bool(width)
         assert "head/weight/momentum_buffer" in model.optimizer
-        said = seen.finish(NETWORK)
+        said = seen.finish()
         assert said["changed"] == compare_labelings(after, y)["churn"] <= said["visited"]
         y = after
     assert model.config["k"] == K
@@ -544,7 +540,7 @@ def test_the_first_epoch_changes_nearly_all_labels_it_sees(images: ImageList, mo
     for seed in range(6):
         monkeypatch.setattr("test_relabel.CONTEXT", dataclasses.replace(CONTEXT, seed=seed))
         _, seen = epoch(images, model, lr=0.0, monkeypatch=monkeypatch)
-        said = seen.finish(NETWORK)
+        said = seen.finish()
         changed, visited = changed + said["changed"], visited + said["visited"]
     assert changed / visited == pytest.approx(1 - 1 / K, abs=0.12)
 
@@ -561,7 +557,7 @@ def test_an_epoch_goes_on_from_within(images: ImageList, model: Checkpoint, monk
             assert same(again.model, whole.model)
             assert same(again.optimizer, whole.optimizer)
             assert same(again.memory, whole.memory)
-            assert resumed.finish(NETWORK) == seen.finish(NETWORK)
+            assert resumed.finish() == seen.finish()
 
 
 def test_labels_of_the_fixed_views(images: ImageList, model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,7 +587,7 @@ def test_labels_of_the_fixed_views(images: ImageList, model: Checkpoint, monkeyp
     assert last.memory[WRITTEN].tobytes() == found.tobytes()
     assert seen.handed_on().labels.tobytes() == found.tobytes()
     assert not same(last.model, later.model)
-    assert seen.finish(NETWORK) == {}
+    assert seen.finish() == {}
 
 
 def test_labels_given_come_before_the_models_own(images: ImageList, model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -636,7 +632,7 @@ def test_a_collapse_that_recurs_is_told(images: ImageList, model: Checkpoint, mo
     for times in (PATIENCE, PATIENCE + 1):
         with caplog.at_level(logging.WARNING):
             trained, seen = epoch(images, at, lr=0.0, monkeypatch=monkeypatch)
-            said = seen.finish(NETWORK)
+            said = seen.finish()
         assert (said["predicted"], said["collapsed_epochs"]) == (1, times)
         assert said["split"] == (K - 1 if times == PATIENCE else 0)           # of the second, images not seen are in the other classes
         assert ("one class for" in caplog.text) is (times > PATIENCE)

@@ -85,11 +85,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int], li
     found: list[tuple[list[int], list[int], list[float]]] = []
     step = train_epoch._State.step
 
-    def watched(self: Any, views: list[torch.Tensor], gradient: list[bool], rows: np.ndarray, start: int) -> torch.Tensor | None:
+    def watched(self: Any, views: list[torch.Tensor], rows: np.ndarray, start: int) -> torch.Tensor | None:
         (x,) = views
         red = (x[:, 0, 3, 3] * STD[0] + MEAN[0]) * 25.5
         found.append((red.round().int().tolist(), self.objective.usable[rows].tolist(), self.objective.weight[rows].tolist()))
-        return step(self, views, gradient, rows, start)
+        return step(self, views, rows, start)
 
     monkeypatch.setattr(train_epoch._State, "step", watched)
     return found

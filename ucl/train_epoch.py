@@ -25,7 +25,7 @@ from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.labelled import as_labels
-from ucl.objectives import FIXED_VIEW, MEMORY, Made, Pass, objective
+from ucl.objectives import MEMORY, Made, Pass, objective
 from ucl.safepoints import MIDWAY, SafePoint
 from ucl.settings import TrainSettings
 
@@ -83,7 +83,7 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
         raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     losses = _loop(state, batches, rows, settings, key, report, context, safe)
-    found = state.objective.finish(state.backbone)
+    found = state.objective.finish()
     made = _handed_on(state.objective.handed_on(), images, settings, context, previous)
     trained = state.checkpoint(model, context, len(losses), len(rows))
     told = labels if made is None else made
@@ -102,7 +102,7 @@ def _handed_on(made: Made | None, images: ImageList, settings: TrainSettings, co
     if made is None:
         return None
     info = {"method": settings.objective, "l2": False, "whiten": False}
-    return as_labels(made.labels, made.k, images.samples, context, info, previous, score=made.score)
+    return as_labels(made.labels, made.k, images.samples, context, info, previous)
 
 
 def _checked(labels: Labels, images: ImageList) -> Labels:
@@ -185,12 +185,9 @@ def _views(passes: list[Pass], batches: Batches, key: Key, settings: TrainSettin
     """What each pass is given; views that several passes share are made once."""
     import torch
 
-    made: dict[int, torch.Tensor] = {}
-    for look in (look for p in passes for look in p.looks):
-        if id(look) not in made:
-            made[id(look)] = (batches.evaluate(look.rows) if look.view == FIXED_VIEW
-                              else batches.train(look.rows, look.places, key, settings, look.view))
-    return [made[id(p.looks[0])] if len(p.looks) == 1 else torch.cat([made[id(look)] for look in p.looks]) for p in passes]
+    looks = {id(look): look for joined in passes for look in joined}
+    made = {name: batches.train(look.rows, look.places, key, settings, look.view) for name, look in looks.items()}
+    return [made[id(joined[0])] if len(joined) == 1 else torch.cat([made[id(look)] for look in joined]) for joined in passes]
 
 
 class _State:
@@ -216,8 +213,6 @@ class _State:
         self.carried = {name: v for name, v in kept.items() if name not in (LOSSES, *self.objective.keeps)}
         width = 1 + len(self.objective.columns)
         self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty((0, width))
-        if not self.objective.trains_network:
-            self.backbone.eval().requires_grad_(False)
         trained = [p for p in self.backbone.parameters() if p.requires_grad]  # not the Sobel filter
         for module in self.objective.trained.values():
             trained += module.parameters()
@@ -233,14 +228,12 @@ class _State:
         """Prefix in the checkpoint's optimizer -> module, of all that the network's optimizer trains."""
         return {"body/": self.backbone} | {f"{name}/": module for name, module in self.objective.trained.items()}
 
-    def step(self, views: list[torch.Tensor], gradient: list[bool], rows: NDArray[np.int64], start: int) -> torch.Tensor | None:
+    def step(self, views: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> torch.Tensor | None:
         """One step of the optimizers on the images of these rows; returns the detached loss and its parts, None where none was taken."""
         import torch
 
-        features = []
-        for x, wanted in zip(views, gradient, strict=True):
-            with torch.set_grad_enabled(wanted), self.runtime.autocast():
-                features.append(self.features(x))
+        with self.runtime.autocast():
+            features = [self.features(x) for x in views]
         losses = self.objective.loss([f.float() for f in features], rows, start)
         if losses is None:
             return None
@@ -325,7 +318,7 @@ def _loop(state: _State, batches: Batches, rows: NDArray[np.int64], settings: Tr
         passes = state.objective.passes(at, places)
         views = _views(passes, batches, key, settings)
         with keyed_stream(key, f"dropout/{start}", state.runtime.device):
-            losses.append(state.step(views, [p.gradient for p in passes], at, start) if passes else None)
+            losses.append(state.step(views, at, start) if passes else None)
         report("train-epoch", end, len(rows))
         if (number + 1) % 50 == 0 or end == len(rows):
             state.settle(losses, spans, rows)

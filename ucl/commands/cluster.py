@@ -52,15 +52,16 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
         context = session.context_of(head, run, common, "features", joins=False)
         return memory.need(n, d, session.step_of(context, "cluster", stage, given).settings, path=path)  # type: ignore[arg-type]
 
+    asked = given.get("method") == "argmax"
+    classifier = _model(model, run) if asked or model is not None else None  # told before anything is read
     x, context = load_input(features, run, "features", common, reader=features_reader(runtime.memory, needed))
     step = session.step_of(context, "cluster", stage, given)
     context = session.with_flags(context, "cluster", given, step)
     if step.settings.method != "argmax" and model is not None:  # type: ignore[attr-defined]
         raise UsageError(f"--model {model}: is of argmax only, the method is {step.settings.method}", "leave it out, or --method argmax")  # type: ignore[attr-defined]
-    classifier = None
     if step.settings.method == "argmax":  # type: ignore[attr-defined]
         step = dataclasses.replace(step, reads=("features", "model", "previous"))
-        classifier = _model(model, run)
+        classifier = classifier or _model(model, run)
     last = load(Path(previous), "ucl/labels") if previous else None
     if last is None and run is not None and context.method:
         last = session.load_labels(run, context.generation)

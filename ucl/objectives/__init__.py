@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from ucl.artifacts import Checkpoint, ImageList, Labels
     from ucl.device import Runtime
     from ucl.keys import Key
-    from ucl.networks.taps import Network
     from ucl.settings import TrainSettings
-
-
-FIXED_VIEW = -1
-"""Number of the view that is not drawn."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class Look:
 
     Attributes:
         rows: (B,) images.  places: (B,) draw positions, which with the view name the draws.
-        view: which view of each, `FIXED_VIEW` for the one that extraction sees.
+        view: which view of each.
     """
 
     rows: NDArray[np.int64]
@@ -36,17 +31,8 @@ class Look:
     view: int = 0
 
 
-@dataclass(frozen=True)
-class Pass:
-    """A forward pass through the network.
-
-    Attributes:
-        looks: whose views are joined.
-        gradient: whether it has any part in the gradient.
-    """
-
-    looks: tuple[Look, ...]
-    gradient: bool = True
+Pass = tuple[Look, ...]
+"""A forward pass through the network: whose views are joined."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +41,16 @@ class Made:
 
     Attributes:
         labels: (N,) int32, -1 for none.  k: number of clusters.
-        score: (N,) float32, how sure each is, or None.
     """
 
     labels: NDArray[np.int32]
     k: int
-    score: NDArray[np.float32] | None = None
 
 
 def of_views(rows: NDArray[np.int64], places: NDArray[np.int64], *passes: tuple[int, ...]) -> list[Pass]:
     """Passes over all images of a batch: of each the numbers of its views."""
     looks = {view: Look(rows, places, view) for joined in passes for view in joined}
-    return [Pass(tuple(looks[view] for view in joined)) for joined in passes]
+    return [tuple(looks[view] for view in joined) for joined in passes]
 
 
 class Objective(Protocol):
@@ -76,7 +60,6 @@ class Objective(Protocol):
         columns: names of the parts of the loss, beside the loss itself.
         trained: part of the checkpoint -> module, trained by the network's own optimizer.
         optimizers: of modules of its own.
-        trains_network: False: the network stays as it is, its batch statistics too.
         keeps: names in the checkpoint's memory that are this objective's; what it does not hand on of them is dropped.
     """
 
@@ -84,7 +67,6 @@ class Objective(Protocol):
     trained: dict[str, nn.Module]
     optimizers: list[optim.SGD]
     keeps: frozenset[str]
-    trains_network: bool
 
     def draw(self) -> NDArray[np.int64]:
         """Rows to train on, one for each draw position."""
@@ -113,8 +95,8 @@ class Objective(Protocol):
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         """Buffers of `optimizers`, as far as the next epoch, or with ``midway`` the rest of this one, goes on with them."""
 
-    def finish(self, network: Network) -> dict[str, Any]:
-        """Once, after the last step, with the network as it is then: metrics of the epoch."""
+    def finish(self) -> dict[str, Any]:
+        """Once, after the last step: metrics of the epoch."""
 
     def handed_on(self) -> Made | None:
         """Labels that the epoch itself made; None from one that makes none."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn, optim
 
-    from ucl.networks.taps import Network
-
 log = logging.getLogger(__name__)
 
 
@@ -31,7 +29,6 @@ class Classify:
     """
 
     columns: tuple[str, ...] = ()
-    trains_network = True
     keeps = frozenset({REMEMBERED})
     trained: dict[str, nn.Module]
 
@@ -121,7 +118,7 @@ class Classify:
 
         return models.momentum_arrays(self.optimizer, self.head, "head/") if midway or self.settings.head == "kept" else {}
 
-    def finish(self, network: Network) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         return {}
 
     def handed_on(self) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn, optim
 
-    from ucl.networks.taps import Network
-
 
 class Contrastive:
     """The loss of `objectives.contrast` on the projection, or on the features where there is none.
@@ -32,7 +30,6 @@ class Contrastive:
     """
 
     columns: tuple[str, ...] = ()
-    trains_network = True
     keeps = frozenset({STEPS})
     optimizers: list[optim.SGD]
 
@@ -81,7 +78,7 @@ class Contrastive:
     def settle(self) -> None:
         """Every step leaves all up to date."""
 
-    def finish(self, network: Network) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         chance = {"log_batch": math.log(2 * self.settings.batch - 1)}  # the loss of views that are all alike
         return chance if self.labels is None else chance | self.steps.summary()
 

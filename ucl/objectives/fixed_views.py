@@ -15,19 +15,15 @@ from ucl.device import Runtime
 if TYPE_CHECKING:
     import torch
 
-    from ucl.networks.taps import Network
 
-
-def fixed_views(images: ImageList, model: Checkpoint, runtime: Runtime, batch: int, network: Network | None = None) -> Iterator[
-        tuple[NDArray[np.int64], torch.Tensor]]:
+def fixed_views(images: ImageList, model: Checkpoint, runtime: Runtime, batch: int) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
     """Rows of the list and their features, after the final ReLU.
 
     Args:
         images: N images.
-        model: its config has size and normalisation of the views.
+        model: network, and in its config size and normalisation of the views.
         runtime: the machine.
         batch: images at a time; last bits depend on it.
-        network: on the device; its mode is as before afterwards.  None = the checkpoint's.
 
     Yields:
         (B,) int64 rows and (B, D) float32 on the device, without gradient.
@@ -42,18 +38,12 @@ def fixed_views(images: ImageList, model: Checkpoint, runtime: Runtime, batch: i
 
     config = model.config
     batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
-    net = models.restore(model).to(batches.device) if network is None else network
-    training = net.training
-    net.eval()
-    features = runtime.compiled(net)
+    features = runtime.compiled(models.restore(model).to(batches.device).eval())
     rows = np.flatnonzero(images.samples.ok)
-    try:
-        for start in range(0, len(rows), batch):
-            stop.check()
-            at = rows[start:start + batch]
-            views = batches.evaluate(at)
-            with torch.inference_mode(), runtime.autocast():
-                x = features(views)
-            yield at, x.float()
-    finally:
-        net.train(training)
+    for start in range(0, len(rows), batch):
+        stop.check()
+        at = rows[start:start + batch]
+        views = batches.evaluate(at)
+        with torch.inference_mode(), runtime.autocast():
+            x = features(views)
+        yield at, x.float()

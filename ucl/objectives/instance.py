@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn, optim
 
-    from ucl.networks.taps import Network
-
 BANK, NEIGHBOR = "bank", "neighbor"
 
 
@@ -46,7 +44,6 @@ class Instance:
         from ucl import models
 
         self.settings, self.key, self.optimizers = settings, key, []
-        self.trains_network = True
         self.ok, self.images = images.samples.ok, images.samples.digest
         self.keeps = frozenset({BANK, NEIGHBOR}) | KEPT if settings.spread < 1 else frozenset()
         self.projection = models.projection(model, dim)
@@ -139,7 +136,7 @@ class Instance:
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         return {}
 
-    def finish(self, network: Network) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         return {}
 
     def handed_on(self) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn, optim
 
-    from ucl.networks.taps import Network
-
 POWER = {"none": 0.0, "inverse-sqrt": 0.5, "inverse": 1.0}
 """Names of `TrainSettings.weights` -> the power of a cluster's size by which it weighs less."""
 
@@ -35,7 +33,6 @@ class OnlineEpoch:
     """
 
     columns: tuple[str, ...] = ()
-    trains_network = True
     keeps = KEPT
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
@@ -104,7 +101,7 @@ class OnlineEpoch:
     def settle(self) -> None:
         """Every step leaves all up to date."""
 
-    def finish(self, network: Network) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         counts = self.online.counts
         size = self.online.parts.size
         return {"relabelled": counts["changed"] / max(counts["seen"], 1), "smallest": int(size.min()),

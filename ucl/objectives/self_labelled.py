@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn, optim
 
-    from ucl.networks.taps import Network
-
 log = logging.getLogger(__name__)
 TRAINING, FIXED, NONE = "training", "fixed", "none"
 """Where labels come from; see `TrainSettings.relabel`."""
@@ -37,7 +35,6 @@ class SelfLabelled:
     """
 
     columns: tuple[str, ...] = ()
-    trains_network = True
     keeps = frozenset({TARGETS, WRITTEN, COUNTS})
     optimizers: list[optim.SGD]
 
@@ -99,7 +96,7 @@ class SelfLabelled:
     def settle(self) -> None:
         self.labels.settle()
 
-    def finish(self, network: Network) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Counts the epoch, the first time, and warns of a collapse that recurs."""
         if self.settings.relabel == TRAINING and not self._said:
             self._said = self.labels.summary(self.rows)

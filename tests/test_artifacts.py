@@ -51,7 +51,9 @@ LABELS = Labels(
     np.array([1, np.nan, np.nan, 0.5, 0], np.float32), np.array([1, 2, 0, 0.5, 1], np.float32), floats(4, 3), floats(4, 3),
     np.array([1, 2, 1, 0]), np.array([1, 0, 3, -1]), Pca(floats(3), floats(3, 3), RNG.random(3)),
     np.array([[0, 1, -1, 2, 0], [1, 0, -1, 2, 1]], np.int32), np.array([3, 4], np.int32),
-    {"objective": 0.1 + 0.2, "iterations": 20, "l2": True, "name": "\u00e9"}, SAMPLES, **COMMON)
+    {"objective": 0.1 + 0.2, "iterations": 20, "l2": True, "name": "\u00e9"}, SAMPLES,
+    np.array([[0.1, 0.9], [1, 0], [np.nan] * 2, [0.5, 0.5], [1e-45, 1]], np.float32),
+    np.array([[0, 1, -1, 2, 3], [4, 0, -1, 0, 4]], np.int32), **COMMON)
 CHECKPOINT = Checkpoint(
     {"backbone.w": floats(2, 3, 4, 5), "backbone.norm.num_batches_tracked": np.array(2**40, np.int64), "head.bias": floats(4),
      "backbone.scale": np.array(0.1, np.float32), "backbone.one": floats(1)},

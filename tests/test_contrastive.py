@@ -15,7 +15,7 @@ from test_extract import RUNTIME, image_list, new_model, noise, write_pngs
 from test_train_epoch import equal, through_file
 
 from ucl import models, train_epoch
-from ucl.artifacts import UNREADABLE, Checkpoint, ImageList, Labels, Samples
+from ucl.artifacts import UNREADABLE, Checkpoint, ImageList, Labels, Samples, replace
 from ucl.batches import Batches
 from ucl.context import Context
 from ucl.errors import DataError, UsageError
@@ -24,10 +24,11 @@ from ucl.methods import simclr
 from ucl.methods.method import plan, plan_length
 from ucl.networks.projector import new_projector
 from ucl.objectives.contrast import multi_positive, nt_xent
+from ucl.purify import joined
 from ucl.run import silent
 from ucl.safepoints import SafePoint
 from ucl.samplers import draw_epoch
-from ucl.settings import TrainSettings
+from ucl.settings import PurifySettings, TrainSettings
 from ucl.train_epoch import Trained
 
 torch.set_num_threads(1)
@@ -168,6 +169,138 @@ def test_from_every_safe_point_it_is_the_same_epoch(images: ImageList, model: Ch
     equal(train(images, through_file(first, tmp_path / "first.h5"), y, later, **more).model, whole.model)
 
 
+# an image's connections, and labels of an ensemble
+
+PRED = np.stack([np.where(CLUSTERS < 0, 3, CLUSTERS), np.arange(N) % 2, np.arange(N) // 9 % 2]).astype(np.int32)
+"""Three models; the third connects what the first two do not."""
+
+
+def of_models(pred: np.ndarray, agree: int = 0) -> Labels:
+    names = [f"{i}.h5" for i in range(len(pred))]
+    return joined([Labels(y) for y in pred], names, PurifySettings(rule="agree", agree=agree), CONTEXT)
+
+
+def pairs_by_hand(pred: np.ndarray, rows: np.ndarray, at_least: int, least: int) -> tuple[list[int], np.ndarray]:
+    """Places of a batch that stay, and which pairs of them are alike; one pair at a time."""
+    alike = np.array([[i != j and sum(int(y[i] == y[j] >= 0) for y in pred) >= at_least for j in rows] for i in rows])
+    keep = [i for i in range(len(rows)) if alike[i].sum() >= max(1, least)]
+    return keep, alike[np.ix_(keep, keep)]
+
+
+@pytest.mark.parametrize(("at_least", "least"), [(3, 0), (3, 2), (2, 0), (2, 3), (1, 5)])
+def test_an_epoch_of_an_ensemble_by_hand(images: ImageList, model: Checkpoint, at_least: int, least: int) -> None:
+    """The pairs of each batch, its images with enough of them, and the loss of both."""
+    labels = of_models(PRED, at_least)
+    seen: list[list[int]] = []
+    chosen = TrainSettings(objective="contrast", batch=B, lr=0.02, connections=least, least_batch=2)
+    found = train_epoch.train_epoch(images, model, labels, chosen, CONTEXT, RUNTIME, silent)
+    key = Key(CONTEXT.seed, 0, "train-epoch", CONTEXT.epoch)
+    net, top = models.restore(model).train(), models.projection(model, 256)
+    assert top is not None
+    optimizer = torch.optim.SGD([*(p for p in net.parameters() if p.requires_grad), *top.parameters()], 0.02, chosen.momentum,
+                                weight_decay=chosen.weight_decay)
+    batches = Batches(images, RUNTIME, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
+    rows, pairs = draw_epoch(np.zeros(N, np.int32), "shuffle", 1.0, key), 0
+    for start in range(0, N - B + 1, B):
+        at, places = rows[start:start + B], np.arange(start, start + B)
+        keep, alike = pairs_by_hand(PRED, at, at_least, least)
+        if len(keep) < 2:
+            continue
+        seen.append(keep)
+        pairs += int(alike.sum())
+        z = top(net(torch.cat([batches.train(at[keep], places[keep], key, chosen, view) for view in (0, 1)])))
+        loss = multi_positive(z[:len(keep)], z[len(keep):], torch.from_numpy(alike), tau=chosen.tau)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, wanted in {**models.to_arrays(net), **{f"projection.{k}": v for k, v in models.to_arrays(top).items()}}.items():
+        ours = found.model.model[name if name.startswith("projection.") else f"backbone.{name}"]
+        np.testing.assert_allclose(ours, wanted, rtol=2e-4, atol=2e-5, err_msg=name)
+    trained = sum(len(keep) for keep in seen)
+    assert (found.metrics["steps"], found.metrics["skipped"]) == (len(seen), N // B - len(seen))
+    assert found.metrics["confident_share"] == trained / (N // B * B)
+    assert found.metrics["connections"] == pytest.approx(pairs / max(trained, 1))
+    assert not found.model.memory
+
+
+def model_of(images: ImageList, model: Checkpoint, labels: Labels | None, context: Context = CONTEXT, **settings: Any) -> dict[str, bytes]:
+    chosen = TrainSettings(objective="contrast", **({"batch": B, "lr": 0.02, "least_batch": 2} | settings))
+    made = train_epoch.train_epoch(images, model, labels, chosen, context, RUNTIME, silent)
+    return {name: value.tobytes() for name, value in made.model.model.items()}
+
+
+def test_where_all_must_agree_group_ids_say_all(images: ImageList, model: Checkpoint) -> None:
+    """A-PFe-5, 6 and 8: ids and pairs give one loss; one model is the single rule without images that have no partner in their batch."""
+    joint = of_models(PRED)
+    assert joint.pred is not None
+    assert model_of(images, model, joint) == model_of(images, model, Labels(joint.labels), connections=1)
+    alone = of_models(CLUSTERS[None])
+    assert model_of(images, model, alone) == model_of(images, model, Labels(CLUSTERS), connections=1)
+    assert model_of(images, model, alone) != model_of(images, model, Labels(CLUSTERS))
+    pairs = dataclasses.replace(joint, info={"purify": {"agree": 2}}, pred=np.stack([*PRED[:2], np.arange(100, 100 + N)]).astype(np.int32))
+    by_id = of_models(PRED[:2])
+    assert np.array_equal(agree_pairs(pairs.pred, 2), agree_pairs(by_id.pred, 2))
+    one, two = (train_epoch.train_epoch(images, model, replace(y, labels=np.zeros(N, np.int32)) if y is pairs else y, TrainSettings(
+        objective="contrast", batch=B, lr=0.02, least_batch=2), CONTEXT, RUNTIME, silent) for y in (pairs, by_id))
+    assert one.metrics["loss"] == pytest.approx(two.metrics["loss"], rel=1e-5)
+    assert one.metrics["connections"] == two.metrics["connections"]
+
+
+def agree_pairs(pred: np.ndarray | None, at_least: int) -> np.ndarray:
+    assert pred is not None
+    return ((pred[:, :, None] == pred[:, None]) & (pred[:, :, None] >= 0)).sum(axis=0) >= at_least
+
+
+def test_every_image_has_enough_partners_and_an_epoch_without_any_changes_nothing(images: ImageList, model: Checkpoint,
+                                                                                 caplog: pytest.LogCaptureFixture) -> None:
+    """A-PFe-7 and 10; connections 0 leave everything as it was."""
+    before = {name: value.tobytes() for name, value in model.model.items()}
+    with caplog.at_level(logging.WARNING):
+        assert model_of(images, model, of_models(PRED), connections=B) == before
+    assert "no step was taken" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        model_of(images, model, of_models(np.zeros((3, N), np.int32), 2))
+    assert "in 3 of 3 steps all images were of one cluster" in caplog.text
+    assert model_of(images, model, Labels(CLUSTERS), connections=0) == model_of(images, model, Labels(CLUSTERS))
+    metrics = train(images, model, CLUSTERS, least_batch=2).metrics
+    assert "connections" not in metrics
+    shares = [train(images, model, CLUSTERS, least_batch=2, connections=t).metrics["confident_share"] for t in range(4)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > shares[1] > shares[3]
+
+
+def test_a_bad_image_of_an_ensemble_is_never_seen(images: ImageList, model: Checkpoint, tmp_path: Path) -> None:
+    """Nor one that a model gave no label: its pixels have no part in the epoch, whoever it would be connected to."""
+    pred = PRED.copy()
+    pred[1, 5] = -1
+    for labels, row, same in ((of_models(pred, 2), 5, True), (of_models(PRED, 2), 5, False)):
+        pixels = [p if i != row else 255 - p for i, p in enumerate(noise(N))]
+        folder = tmp_path / f"{row}{same}"
+        folder.mkdir()
+        other = dataclasses.replace(image_list(write_pngs(folder, pixels)), samples=images.samples)
+        assert (model_of(images, model, labels) == model_of(other, model, labels)) is same
+
+
+@pytest.mark.parametrize("info", [{}, {"purify": {}}, {"purify": {"agree": 4}}, {"purify": {"agree": "2"}}])
+def test_predictions_without_how_many_agreed_are_refused(images: ImageList, model: Checkpoint, info: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="/pred is of 3 models"):
+        model_of(images, model, replace(of_models(PRED), info=info))
+
+
+@pytest.mark.parametrize("agree", [3, 2])
+def test_an_ensembles_epoch_goes_on_from_every_safe_point(images: ImageList, model: Checkpoint, tmp_path: Path, agree: int) -> None:
+    labels = of_models(PRED, agree)
+    chosen = TrainSettings(objective="contrast", batch=B, lr=0.02, least_batch=3, connections=2)
+    kept: list[Checkpoint] = []
+    whole = train_epoch.train_epoch(images, model, labels, chosen, CONTEXT, RUNTIME, silent, safe=SafePoint(lambda: True, kept.append))
+    assert len(kept) == N // B
+    for state in kept:
+        again = train_epoch.train_epoch(images, model, labels, chosen, CONTEXT, RUNTIME, silent, resume=through_file(state, tmp_path / "state.h5"))
+        equal(again.model, whole.model)
+        assert {k: v for k, v in again.metrics.items() if "second" not in k} == {k: v for k, v in whole.metrics.items() if "second" not in k}
+
+
 def test_buffers_of_another_optimizer_are_left_behind(images: ImageList, model: Checkpoint) -> None:
     after_sgd = train(images, model).model
     found = train(images, after_sgd, optimizer="adam", lr=1e-3).model.optimizer
@@ -214,7 +347,7 @@ def test_the_plan() -> None:
     assert (at(few).batch, at(few).lr) == (200, pytest.approx(0.4 * 200 / 512))
     by_hand_ = dataclasses.replace(few, overrides={"simclr.contrast_batch": "100", "simclr.anchors": "first"})
     assert (at(by_hand_).batch, at(by_hand_).lr, at(by_hand_).first_only) == (100, 0.4, True)
-    with pytest.raises(UsageError, match="found 801, wanted at most 800"):
+    with pytest.raises(UsageError, match="contrast_batch: found 801 for 800 images"):
         at(dataclasses.replace(few, overrides={"simclr.contrast_batch": "801"}))
     assert simclr.METHOD.init(LARGE) == {"projection": 128, "projection_layers": 2, "projection_init": "torch"}
     assert not list(simclr.advice(LARGE))

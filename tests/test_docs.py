@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,6 +79,9 @@ def command_lines(script: str) -> Iterator[list[str]]:
         yield current
 
 
+built = functools.cache(build)
+
+
 def parse(line: list[str], *, whole: bool = True) -> None:
     """Parse a command line as typer does, without running it.
 
@@ -91,7 +94,7 @@ def parse(line: list[str], *, whole: bool = True) -> None:
         return
     name, *rest = line
     assert name in COMMANDS, f"no command {name}: ucl {shlex.join(line)}"
-    command: Any = build(name)
+    command: Any = built(name)
     while getattr(command, "commands", None) and rest and not rest[0].startswith("-"):
         assert rest[0] in command.commands, shlex.join(line)
         command, rest = command.commands[rest[0]], rest[1:]
@@ -124,7 +127,7 @@ def test_the_parser_refuses() -> None:
     parse(["cluster", "-k", "3", "features.h5"])
     parse(["evaluate", "knn", "--test", "photos/test"])
     parse(["init", "deepcluster"], whole=False)
-    for wrong in (["nothing"], ["cluster", "--nothing"], ["cluster", "-k", "x"], ["evaluate", "nonlinear"], ["status", "a", "b"],
+    for wrong in (["nothing"], ["cluster", "--nothing"], ["cluster", "-k", "x"], ["evaluate", "nonlinear"], ["status", "--lowest"],
                   ["init", "deepcluster"]):
         with pytest.raises(AssertionError):
             parse(wrong)
@@ -183,31 +186,13 @@ def test_command_lines_of_the_pages_parse(file: str) -> None:
 
 def test_examples_of_the_help_parse() -> None:
     for name in COMMANDS:
-        command = build(name)
+        command = built(name)
         for one in [command, *getattr(command, "commands", {}).values()]:
             for line in command_lines(one.epilog.split("\b\n")[1].split("\n\n")[0]):
                 parse(line)
 
 
 # -- the examples, run -----------------------------------------------------------------------------------------------------------
-
-SHIM = """#!{python} -SI
-import json, os, signal, socket, sys
-server = socket.socket(socket.AF_UNIX)
-server.connect({server!r})
-request = {{"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ), "fsize": 0, "user": 0}}
-socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
-for fd in (0, 1):  # only the command holds the ends of a pipe
-    os.dup2(os.open(os.devnull, os.O_RDWR), fd)
-server.recv(32)
-code = os.waitstatus_to_exitcode(int(server.recv(32)))
-if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
-    os.kill(os.getpid(), -code)
-sys.exit(code)
-"""
-"""Stands for ucl on PATH: has the fork server of the command tests run it."""
-
 
 @pytest.fixture(scope="module")
 def run_directory(ucl: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -222,20 +207,16 @@ def run_directory(ucl: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.mark.parametrize("file", FILES)
 def test_examples_run(file: str, ucl: Runner, run_directory: Path, photos_made: Path, tmp_path: Path) -> None:
     """Those marked, in the order of the page, in a run directory or in a folder with photos/, photos-test/ and runs/digits."""
-    shim = tmp_path / "bin" / "ucl"
-    shim.parent.mkdir()
-    shim.write_text(SHIM.format(python=sys.executable, server=ucl.server.socket))
-    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
     shutil.copytree(run_directory, tmp_path / "inside", symlinks=True)
     shutil.copytree(run_directory, tmp_path / "folder" / "runs" / "digits", symlinks=True)
     shutil.copytree(photos_made, tmp_path / "folder" / "photos")
     shutil.copytree(photos_made, tmp_path / "folder" / "photos-test")
-    ucl("version")  # the server is up before the first shim asks
+    shim = ucl.on_path(tmp_path)
     places = {"in a run directory": tmp_path / "inside", "in a folder": tmp_path / "folder"}
     marked = [(where, script) for where, script in examples(file) if where]
     assert marked
     for where, script in marked:
-        env = environment(PATH=f"{shim.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+        env = environment(PATH=f"{shim}:{Path(sys.executable).parent}:{os.environ['PATH']}")
         done = subprocess.run(["bash", "-e", "-c", script], cwd=places[where], env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False,
                               timeout=300)
         assert done.returncode == 0, f"{script}\n{done.stderr.decode()}"

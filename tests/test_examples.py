@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,16 +13,26 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_parity import ENV, digests, make, pipe, ucl
+from cli.harness import Runner
+from test_parity import ENV, QUARTER, digests, make, pipe, ucl
 
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+COMMANDS: list[str] = []
 
 
-def bash(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", line], cwd=cwd, env={**ENV, "PATH": PATH, **env}, stdin=subprocess.DEVNULL, capture_output=True,
+@pytest.fixture(scope="module", autouse=True)
+def forked(ucl: Runner, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """ucl in the scripts is forked from a process that has loaded the packages: scripts call it hundreds of times."""
+    COMMANDS[:] = [ucl.on_path(tmp_path_factory.mktemp("ucl"))]
+
+
+def bash(line: str, cwd: Path, *, real: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash; real: by the installed ucl."""
+    path = PATH if real else ":".join([*COMMANDS, PATH])
+    return subprocess.run(["bash", "-c", line], cwd=cwd, env={**ENV, "PATH": path, **env}, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, check=False)
 
 
@@ -63,7 +74,7 @@ def birds(folder: Path) -> Path:
 def test_the_loop(tmp_path: Path) -> None:
     """examples/deepcluster.sh, killed by nothing, equals `ucl run`; started again it finds nothing to do."""
     env = {"OUT": str(tmp_path / "loop"), "INIT": "--epochs 2 --keep all -j 1"}
-    done = bash(str(EXAMPLES / "deepcluster.sh"), tmp_path, **env)
+    done = bash(str(EXAMPLES / "deepcluster.sh"), tmp_path, real=True, **env)
     assert done.returncode == 0, done.stderr
     assert "epoch 2 of 2, done" in done.stdout
     assert "knn_top1" in done.stdout
@@ -76,7 +87,7 @@ def test_the_loop(tmp_path: Path) -> None:
 
 def test_a_stage_of_ones_own(tmp_path: Path) -> None:
     run = make(tmp_path / "run", epochs=2)
-    assert pipe(f"ucl extract | {sys.executable} {EXAMPLES / 'my_cluster.py'} | ucl train-epoch", run) == 0
+    assert pipe(f"ucl extract | {sys.executable} {EXAMPLES / 'my_cluster.py'} | ucl train-epoch", run, commands=COMMANDS[0]) == 0
     with h5py.File(run / "epochs" / "0001" / "labels.h5") as f:
         labels, paths = f["labels"][:], f["samples/path"].asstr()[:]
     assert len(np.unique(labels)) == 50
@@ -87,7 +98,7 @@ def test_a_stage_of_ones_own(tmp_path: Path) -> None:
 
 def test_tee_and_foreign_readers(tmp_path: Path) -> None:
     run = make(tmp_path / "run", epochs=1)
-    assert pipe("ucl extract | tee f.h5 | ucl cluster -k 50 > l.h5", run) == 0
+    assert pipe("ucl extract | tee f.h5 | ucl cluster -k 50 > l.h5", run, commands=COMMANDS[0]) == 0
     with h5py.File(run / "f.h5") as f, h5py.File(run / "l.h5") as g:
         x, labels, centroid = f["features"][:], g["labels"][:], g["clusters/centroid"][:]
         z = (x.astype(np.float64) - g["pca/mean"][:]) @ g["pca/components"][:]
@@ -143,13 +154,13 @@ def test_imagenet(tmp_path: Path) -> None:
 
 def test_the_loop_of_pcp(tmp_path: Path) -> None:
     """examples/pcp.sh on digits equals `ucl run`; started again it only measures; photos of one's own with a test set, and without classes."""
-    env = {"OUT": str(tmp_path / "loop"), "INIT": "--epochs 3 --keep all -j 1"}
+    env = {"OUT": str(tmp_path / "loop"), "INIT": " ".join(["--epochs 3 --keep all -j 1", *QUARTER])}
     for _ in range(2):
         done = bash(str(EXAMPLES / "pcp.sh"), tmp_path, **env)
         assert done.returncode == 0, done.stderr
         for wanted in ("epoch 3 of 3, done", "knn_top1", "purity_raw", "purity_kept"):
             assert wanted in done.stdout
-    straight = make(tmp_path / "straight", epochs=3, method="pcp")
+    straight = make(tmp_path / "straight", *QUARTER, epochs=3, method="pcp")
     ucl("run", cwd=straight)
     assert digests(tmp_path / "loop") == digests(straight)
 
@@ -171,13 +182,13 @@ def test_the_loop_of_pcp(tmp_path: Path) -> None:
 
 def moving(method: str, tmp_path: Path) -> None:
     """The loop of a method whose labels move on digits equals `ucl run`; started again it only measures; photos without classes."""
-    env = {"OUT": str(tmp_path / "loop"), "INIT": "--epochs 3 --keep all -j 1"}
+    env = {"OUT": str(tmp_path / "loop"), "INIT": " ".join(["--epochs 3 --keep all -j 1", *QUARTER])}
     for _ in range(2):
         done = bash(str(EXAMPLES / f"{method}.sh"), tmp_path, **env)
         assert done.returncode == 0, done.stderr
         for wanted in ("epoch 3 of 3, done", "knn_top1", "purity"):
             assert wanted in done.stdout
-    straight = make(tmp_path / "straight", epochs=3, method=method)
+    straight = make(tmp_path / "straight", *QUARTER, epochs=3, method=method)
     ucl("run", cwd=straight)
     assert digests(tmp_path / "loop") == digests(straight)
 
@@ -202,6 +213,94 @@ def test_the_loop_of_uic(tmp_path: Path) -> None:
     moving("uic", tmp_path)
 
 
+STAGES = {"contrast": 1, "scan": 2, "self": 1, "refine": 2}
+TINY = "-j 1 --keep all --set profeat.scan_lr=0.003 --set profeat.threshold=0.5 --set profeat.self_threshold=0.3"
+
+
+def tiny(iterations: int, **stages: int) -> list[str]:
+    """Words of `ucl init profeat` for stages of an epoch or two."""
+    lengths = [word for name, epochs in (STAGES | stages).items() for word in ("--set", f"profeat.{name}_epochs={epochs}")]
+    return [*lengths, "--set", f"profeat.iterations={iterations}", *TINY.split()]
+
+
+def test_the_loop_of_profeat(tmp_path: Path) -> None:
+    """examples/profeat.sh on digits equals `ucl run`, also after a kill between stages and inside one; started again it only measures; photos
+    with a test set, and without classes."""
+    env = {"OUT": str(tmp_path / "loop"), "INIT": TINY, "ITERATIONS": "2", **{name.upper(): str(epochs) for name, epochs in STAGES.items()}}
+    straight = tmp_path / "straight"
+    ucl("init", "profeat", "digits", "-o", str(straight), *tiny(2), cwd=tmp_path)
+    shutil.copytree(straight, tmp_path / "loop")
+    ucl("run", "--limit", "4", cwd=tmp_path / "loop")  # as far as the end of the first iteration, which the loop then measures
+    for _ in range(2):
+        done = bash(str(EXAMPLES / "profeat.sh"), tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        for wanted in ("epoch 9 of 9, done", "iteration 2: clusters against the classes", "acc_one_to_one"):
+            assert wanted in done.stdout
+        assert (tmp_path / "loop" / "iteration-1.json").exists()
+    ucl("run", cwd=straight)
+    assert digests(tmp_path / "loop") == digests(straight)
+
+    classes(tmp_path / "photos", train=12, test=4)
+    (tmp_path / "flat").mkdir()
+    for i, path in enumerate(sorted((tmp_path / "photos" / "train").rglob("*.jpg"))):
+        shutil.copy(path, tmp_path / "flat" / f"{i}.jpg")
+    for images, measured in (("photos/train", 2), ("flat", 0)):
+        more = {"IMAGES": images, "TEST": "photos/test" if measured else "", "OUT": str(tmp_path / f"of-{measured}"), "K": "3", "ITERATIONS": "1",
+                "INIT": TINY.replace(" --set profeat.threshold=0.5", "")}  # of later iterations alone
+        done = bash(str(EXAMPLES / "profeat.sh"), tmp_path, **{**env, **more})
+        assert done.returncode == 0, done.stderr
+        assert "epoch 4 of 4, done" in done.stdout
+        assert done.stdout.count("acc_one_to_one") == measured
+
+
+def test_the_loop_of_scan(tmp_path: Path) -> None:
+    """examples/scan.sh equals two `ucl run`, the second from the model of the first; started again it only measures."""
+    before, stages = ["--epochs", "1", "-j", "1"], ["--set", "scan.scan_epochs=2", "--set", "scan.self_epochs=1", "--keep", "all", "-j", "1"]
+    env = {"OUT": str(tmp_path / "loop"), "BEFORE": " ".join(before), "INIT": " ".join(stages)}
+    for _ in range(2):
+        done = bash(str(EXAMPLES / "scan.sh"), tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        for wanted in ("epoch 3 of 3, done", "acc_one_to_one"):
+            assert wanted in done.stdout
+    ucl("run", "simclr", "digits", "-o", "before", *before, cwd=tmp_path)
+    ucl("run", "scan", "digits", "-o", "scan", "--from", "before/model.h5", *stages, cwd=tmp_path)
+    assert digests(tmp_path / "loop" / "scan") == digests(tmp_path / "scan")
+
+
+def test_the_loop_of_an_ensemble(tmp_path: Path) -> None:
+    """examples/profeat-ensemble.sh: members wait for each other, are told what they agree on, and one of them is chosen without classes; a
+    member by itself does the same; started again it only measures."""
+    script = str(EXAMPLES / "profeat-ensemble.sh")
+    words = " ".join([*tiny(3, scan=1, self=0, refine=1), "--set", "profeat.connections=1"])
+    words = words.replace("--set profeat.threshold=0.5 --set profeat.self_threshold=0.3", "")  # of no meaning here
+    env = {"OUT": str(tmp_path / "out"), "MEMBERS": "1 2", "INIT": words}
+    for number in (1, 2):  # as an array job would
+        done = bash(f"{script} member {number}", tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        assert "work/agreed.h5" in done.stderr
+    assert bash(f"{script} agree", tmp_path, **env).returncode == 0
+    assert bash(f"{script} member 1", tmp_path, **env).returncode == 0
+    apart = bash(f"{script} agree", tmp_path, **env)
+    assert apart.returncode == 65
+    assert "at epochs 2, 4" in apart.stderr
+    for _ in range(2):
+        done = bash(script, tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("acc_one_to_one") == 2
+    scores = {number: json.loads((tmp_path / "out" / f"m{number}" / "epochs" / "0006" / "metrics.json").read_text())["score"] for number in (1, 2)}
+    assert done.stdout.splitlines()[-1] == f"lowest score without labels: {tmp_path / 'out'}/m{min(scores, key=lambda n: scores[n])}"
+    assert {path.name for path in (tmp_path / "out").glob("*.h5")} == {"agreed-2.h5", "agreed-4.h5"}
+
+    ucl("init", "profeat", "digits", "-o", "alone", "--seed", "2", "--set", "profeat.rule=agree", *env["INIT"].split(), cwd=tmp_path)
+    for file in ("agreed-2.h5", "agreed-4.h5", ""):  # the same by ucl run
+        code = subprocess.run([sys.executable, "-m", "ucl", "run"], cwd=tmp_path / "alone", env=ENV, stdin=subprocess.DEVNULL,
+                              capture_output=True, check=False).returncode
+        assert code == (66 if file else 0)
+        if file:
+            shutil.copy(tmp_path / "out" / file, tmp_path / "alone" / "work" / "agreed.h5")
+    assert digests(tmp_path / "alone") == digests(tmp_path / "out" / "m2")
+
+
 def test_fine_tuning(tmp_path: Path) -> None:
     """examples/odc-finetune.sh, from a run that it makes and from a file; started again it only compares."""
     env = {"OUT": str(tmp_path / "out"), "INIT": "--epochs 2 -j 1"}
@@ -218,6 +317,31 @@ def test_fine_tuning(tmp_path: Path) -> None:
     for name in ("before.h5", "after.h5"):
         a, b = (ucl("digest", name, cwd=tmp_path / folder / "odc") for folder in ("out", "file"))
         assert a == b
+
+
+@pytest.mark.parametrize(("script", "rows", "rounds", "env"), [
+    ("cifar10", ["scan", "b", "e"], {"scan": [1], "b": [1, 2], "e": [1, 2]}, {}),
+    ("cifar20", ["self"], {"self": [1]}, {"VARIANT": "released"}),
+    ("stl10", ["s"], {"s": [1, 2]}, {"BACKBONE": "convnet", "SIZE": "32", "SELF": "0"}),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_reproduction_of_profeat(script: str, rows: list[str], rounds: dict[str, list[int]], env: dict[str, str], tmp_path: Path) -> None:
+    """The scripts of ProFeat on something small: a line for each row and iteration; again, nothing but the table."""
+    classes(tmp_path / "data", train=30, test=6, unlabeled=10)
+    env = {"CIFAR": "data", "STL": "data", "BACKBONE": "convnet", "K": "3", "CONTRAST": "1", "CLUSTER": "1", "CLUSTER_BATCH": "16", "SELF": "1",
+           "SELF_LABEL": "1", "REFINE": "1", "ITERATIONS": "2", "TOGETHER": "2", "MEMBERS": "2", "CONNECTIONS": "1", "THRESHOLD": "0.4",
+           "SETTINGS": "-j 1 -q", "ROWS": " ".join(rows), "OUT": str(tmp_path / "out"), **env}
+    path = str(EXAMPLES / "reproduce" / f"profeat-{script}.sh")
+    done = bash(path, tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [cells[:3] for cells in found] == [(row, "0", str(number)) for row in rows for number in rounds[row]]
+    assert all(re.match(r"[\d.]+", cell) for cells in found for cell in cells[3:])
+    if script == "cifar10":
+        assert (tmp_path / "out" / "e-0" / "agreed-2.h5").exists()
+        again = bash(path, tmp_path, **env)
+        assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
+        refused = bash(path, tmp_path, **{**env, "CLUSTER_BATCH": "8"})
+        assert refused.returncode == 2, refused.stderr
 
 
 @pytest.mark.parametrize(("script", "rows", "columns", "env"), [

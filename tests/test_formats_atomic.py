@@ -164,7 +164,7 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     with AtomicFile(path) as f:
         write_artifact(f, "ucl/features", {}, {"/features": np.zeros((9, 9))})
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(10):
         with subprocess.Popen([sys.executable, "-c", _WRITE, path], cwd=ROOT,
                               stdout=subprocess.PIPE) as p:  # fmt: skip
             assert p.stdout is not None

@@ -340,8 +340,9 @@ def test_as_many_clusters_as_images_are_purified_to_none(images: ImageList, mode
     assert raw.labels.tolist() == list(range(N))
     few = cluster(features, ClusterSettings(k=3, pca=0), Context(), threads=1)
     without = train(images, model).model
-    for labels, settings in ((raw, PurifySettings(min_size=2)), (raw, PurifySettings(0.5, 2, whole_up_to=5)),
-                             (raw, PurifySettings(0.5, 2, early_return=True)), (few, PurifySettings(keep_nearest=0.0, min_size=2)),
+    for labels, settings in ((raw, PurifySettings(min_size=2)), (raw, PurifySettings(keep_nearest=0.5, min_size=2, whole_up_to=5)),
+                             (raw, PurifySettings(keep_nearest=0.5, min_size=2, early_return=True)),
+                             (few, PurifySettings(keep_nearest=0.0, min_size=2)),
                              (few, PurifySettings(keep_nearest=0.0, min_size=2, votes=True))):
         purified = purify(labels, settings, Context())
         assert (purified.labels == -1).all()
@@ -451,8 +452,9 @@ def test_more_neighbours_than_images_are_refused(images: ImageList, model: Check
 
 # resuming
 
-@pytest.mark.parametrize("settings", [{"spread": 0.0}, {"spread": 0.5}, {"spread": 1.0}, {"y": True, "spread": 0.5}, {"sampled": 7},
-                                      {"anchors": 0.5, "discover": True, "nesterov": True}])
+@pytest.mark.parametrize("settings", [
+    {"y": True, "spread": 0.5}, {"anchors": 0.5, "discover": True, "nesterov": True},
+    *(pytest.param(s, marks=pytest.mark.slow) for s in ({"spread": 0.0}, {"spread": 0.5}, {"spread": 1.0}, {"sampled": 7}))])
 def test_from_every_safe_point_it_is_the_same_epoch(images: ImageList, model: Checkpoint, y: Labels, tmp_path: Path, settings: dict[str, Any],
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """Model, momentum, memory, neighbours and the parts of the loss; neighbours are not looked for anew in the middle."""
@@ -501,7 +503,7 @@ def test_agreement_is_that_of_the_labels_before_purification(images: ImageList, 
     rng = np.random.default_rng(1)
     features = Features(rng.standard_normal((N, 5)).astype(np.float32), images.samples)
     raw = cluster(features, ClusterSettings(k=4, pca=0), Context(), threads=1)
-    mild, strict = (purify(raw, PurifySettings(share, 2), Context()) for share in (0.9, 0.5))
+    mild, strict = (purify(raw, PurifySettings(keep_nearest=share, min_size=2), Context()) for share in (0.9, 0.5))
     assert not np.array_equal(mild.labels, strict.labels)
     found = train(images, model, strict, previous=mild).metrics
     assert [found[n] for n in ("nmi_arithmetic", "nmi_geometric", "churn")] == pytest.approx([1, 1, 0])

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ucl.context import Context
 from ucl.errors import UsageError
 from ucl.methods import iterations
 from ucl.methods.iterations import CONTRAST, REFINE, SCAN, SELF, Place, at, contrast_rate, cosine, learning_rate, least_connections, length, totals
+from ucl.methods.method import Step, plan, plan_length
 from ucl.profeat_settings import ProfeatSettings, ScanSettings, SimclrSettings
 
 CIFAR10 = ProfeatSettings()
-CIFAR20 = ProfeatSettings(classes=20, scan_epochs=100, scan_batch=512)
+CIFAR20 = ProfeatSettings(k=20, scan_epochs=100, scan_batch=512)
 STL10 = ProfeatSettings(iterations=100, scan_epochs=100, self_epochs=0, threshold=0.95)
 
 
@@ -139,9 +141,9 @@ def test_numbers_of_the_papers_name_their_source(kind: type) -> None:
 
 
 def test_what_is_not_read_is_refused() -> None:
-    for of, name in ((ScanSettings(), "held_out"), (ScanSettings(select="last"), "select_neighbors"), (ScanSettings(self_epochs=0), "self_batch"),
+    for of, name in ((ScanSettings(), "held_out"), (ScanSettings(self_epochs=0), "self_batch"),
                      (CIFAR10, "agree"), (CIFAR10, "connections"), (dataclasses.replace(CIFAR10, rule="agree"), "threshold"),
-                     (ProfeatSettings(iterations=1), "refine_lr"), (dataclasses.replace(CIFAR10, apart=False), "final")):
+                     (ProfeatSettings(iterations=1), "refine_lr")):
         with pytest.raises(UsageError, match=name):
             of.refuse_unread([name])
         assert name in {f.name for f in dataclasses.fields(of)}
@@ -154,17 +156,18 @@ def test_what_is_not_read_is_refused() -> None:
 def test_text_becomes_settings_or_is_refused() -> None:
     assert CIFAR10.override({"refine-lr": "0.0004,0.0004", "threshold": "0.95"}).refine_lr == (0.0004, 0.0004)
     with pytest.raises(UsageError, match="least_batch: found 600, wanted at most 512"):
-        CIFAR10.override({"least_batch": 600})
+        iterations.refuse(CIFAR10.override({"least_batch": 600}), 50000)
     with pytest.raises(UsageError, match="wanted 0 to 1"):
         CIFAR10.override({"threshold": 1.5})
 
 
 def test_advice_names_what_will_not_happen() -> None:
     def said(**changes: object) -> str:
-        return " ".join(iterations.advice(CIFAR10.override(changes)))
+        settings = CIFAR10.override(changes)
+        return " ".join(iterations.advice_of(settings, length(settings)))
 
     assert said() == ""
-    assert "fewer than 10 for each of 20" in said(classes=20)
+    assert "fewer than 10 for each of 20" in said(k=20)
     assert "self-labels change nothing" in said(self_threshold=1)
     assert "nothing is refined" in said(threshold=1)                          # A-PFs-7: allowed, and the run goes on
     assert "more probable one alone" in said(threshold=0.4)
@@ -180,6 +183,23 @@ def test_a_batch_larger_than_the_data_is_told_before_anything_starts() -> None:
     iterations.refuse(ScanSettings(self_epochs=0), 128)
     for of, images, name in ((SimclrSettings(), 511, "contrast_batch"), (CIFAR10, 999, "self_batch"),
                              (ScanSettings(self_epochs=0), 127, "scan_batch"),
-                             (ScanSettings(self_epochs=0, select="held-out"), 140, "scan_batch"), (CIFAR10, 10, "classes")):
+                             (ScanSettings(self_epochs=0, select="held-out"), 140, "scan_batch"), (CIFAR10, 10, "k")):
         with pytest.raises(UsageError, match=f"{name}: found"):
             iterations.refuse(of, images)
+
+
+def test_one_iteration_is_simclr_then_scan() -> None:
+    """A-PFs-10: the same steps with the same settings; in profeat the clustering is of a copy beside the network."""
+    def turns(method: str, **table: object) -> list[list[Step]]:
+        context = Context(method, images=50_000, size=32, overrides={f"{method}.{name}": str(value) for name, value in table.items()})
+        return [plan(dataclasses.replace(context, epoch=epoch)) for epoch in range(plan_length(context))]
+
+    both = turns("simclr") + turns("scan")
+    whole = turns("profeat", iterations=1)
+    assert len(whole) == len(both) == 750
+    assert [[(s.verb, s.settings) for s in turn] for turn in whole] == [[(s.verb, s.settings) for s in turn] for turn in both]
+    assert {s.trained for turn in whole for s in turn if s.verb == "train-epoch"} == {("model", "model"), ("model", "classifier"),
+                                                                                      ("classifier", "classifier")}
+    assert {s.trained for turn in both for s in turn if s.verb == "train-epoch"} == {("model", "model")}
+    together = turns("profeat", iterations=1, apart="false")
+    assert [[(s.settings, s.writes) for s in turn] for turn in together[500:]] == [[(s.settings, s.writes) for s in turn] for turn in both[500:]]

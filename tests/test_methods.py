@@ -77,7 +77,8 @@ def test_digits() -> None:
     assert (train.rotate, train.translate, train.zoom, train.shear) == (10.0, 0.08, (0.9, 1.1), 10.0)
     assert plan_length(DIGITS) == 30
     for name in METHODS:
-        projection = {"odc": {"neck": 256}, "uic": {}, "simclr": simclr.PROJECTION}.get(name, {"projection": 128}) if name in METHOD_TABLES else {}
+        own = {"odc": {"neck": 256}, "uic": {}, **dict.fromkeys(("simclr", "scan", "profeat"), simclr.PROJECTION)}
+        projection = own.get(name, {"projection": 128}) if name in METHOD_TABLES else {}
         assert method_named(name).init(DIGITS) == projection | {"size": 16}
         assert method_named(name).init(SMALL) == projection
 
@@ -111,7 +112,7 @@ def test_every_method_is_listed_with_its_paper() -> None:
 def test_an_unknown_method_names_the_known() -> None:
     with pytest.raises(UsageError, match="unknown method 'depcluster'") as e:
         method_named("depcluster")
-    assert e.value.hint == "known: deepcluster, persistent, onepass, ir, is, and, pcp, odc, uic, simclr"
+    assert e.value.hint == "known: deepcluster, persistent, onepass, ir, is, and, pcp, odc, uic, simclr, scan, profeat"
     with pytest.raises(UsageError):
         plan(Context("depcluster"))
 
@@ -194,7 +195,7 @@ def test_behind_a_sobel_filter_there_is_no_jitter(method: str, size: int) -> Non
 def test_a_verb_the_method_does_not_use() -> None:
     assert step_for(SMALL, "purify") == Step("purify", PurifySettings(), ("labels",), ())
     context = on(SMALL, overrides={"purify.keep_nearest": "0.5", "evaluate-knn.neighbors": "3"})
-    assert step_for(context, "purify", overrides={"min_size": 4}).settings == PurifySettings(0.5, 4)
+    assert step_for(context, "purify", overrides={"min_size": 4}).settings == PurifySettings(keep_nearest=0.5, min_size=4)
     assert step_for(context, "evaluate-knn").settings == KnnSettings(neighbors=3)
 
 
@@ -425,7 +426,7 @@ def test_a_setting_that_a_later_epoch_refuses_is_told_at_once() -> None:
 
 def test_advice() -> None:
     for context in EVERY:
-        assert advise(context) == []
+        assert advise(context) == (["without --from the neighbours are those of an untrained network"] if context.method == "scan" else [])
     never = advise(on(PCP, overrides={"plan.epochs": "5"}))
     assert never == ["past epochs never vote: 2 of them are there from epoch 6 on, after the plan's end"]
     assert advise(on(PCP, overrides={"plan.epochs": "5", "pcp.votes": "no"})) == []

@@ -193,6 +193,7 @@ def test_provenance_and_recipe_tell_the_precision(images: ImageList) -> None:
 
 # torch.compile
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_features_are_the_uncompiled_ones(images: ImageList) -> None:

@@ -400,8 +400,9 @@ def test_what_is_not_finite_is_told_and_nothing_is_returned(images: ImageList, m
 
 # resuming
 
-@pytest.mark.parametrize("settings", [{}, {"refresh": "changed", "refresh_every": 4}, {"similarity": "l2", "repair": "once", "least": 8},
-                                      {"replacement": False, "head_momentum": 0.5}])
+@pytest.mark.parametrize("settings", [
+    {"refresh": "changed", "refresh_every": 4}, {"replacement": False, "head_momentum": 0.5},
+    *(pytest.param(s, marks=pytest.mark.slow) for s in ({}, {"similarity": "l2", "repair": "once", "least": 8}))])
 def test_from_every_safe_point_it_is_the_same_epoch(images: ImageList, model: Checkpoint, y: Labels, tmp_path: Path, settings: dict[str, Any],
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """O10, in the epoch that begins with labels and in a later one: model, momentum, memories, counters, labels and metrics; the fixed views

@@ -40,7 +40,7 @@ def test_same_as_a_plain_loop_and_only_removes(seed: int, percent: int, min_size
     distance[labels < 0] = np.nan
     flag = np.where(labels < 0, BAD_IMAGE, KEPT).astype(np.uint8)
     before = (labels.copy(), flag.copy())
-    options = PurifySettings(percent / 100, min_size)
+    options = PurifySettings(keep_nearest=percent / 100, min_size=min_size)
     y = purify(Labels(labels, flag=flag, distance=distance), options, Context())
     wanted = loop(labels, distance, flag, percent, min_size)
     assert y.labels.tolist() == wanted[0].tolist()
@@ -79,7 +79,7 @@ def test_worked_example() -> None:
 
 def test_dissolved_clusters_keep_the_flags_of_those_cut_before() -> None:
     labels = Labels(np.array([0, 0, 1, 1, 1, 1], np.int32), distance=np.array([1, 2, 1, 2, 3, 4], np.float32))
-    y = purify(labels, PurifySettings(0.5, 2), Context())
+    y = purify(labels, PurifySettings(keep_nearest=0.5, min_size=2), Context())
     assert y.labels.tolist() == [-1, -1, 1, 1, -1, -1]
     assert y.flag.tolist() == [DISSOLVED, CUT_BY_DISTANCE, KEPT, KEPT, CUT_BY_DISTANCE, CUT_BY_DISTANCE]
     assert (y.info["purify"]["clusters"], y.info["purify"]["clusters_left"]) == (2, 1)

@@ -457,6 +457,10 @@ def model() -> Checkpoint:
     return new_model()
 
 
+NOTHING: Any = None
+"""The network, which this objective does not look at once the epoch is over."""
+
+
 class Watched(SelfLabelled):
     """Notes what every step compared with, and the logits of it, by a head of its own call."""
 
@@ -483,7 +487,7 @@ class Watched(SelfLabelled):
 def epoch(images: ImageList, model: Checkpoint, labels: Labels | None = None, *, number: int = 0, monkeypatch: pytest.MonkeyPatch,
           safe: SafePoint | None = None, resume: Checkpoint | None = None, **more: Any) -> tuple[Checkpoint, Watched]:
     """An epoch by the real loop."""
-    monkeypatch.setattr(train_epoch, "objective", lambda *args, **kw: Watched(*args, **kw))
+    monkeypatch.setattr(train_epoch, "objective", lambda *args, **kw: Watched(*args[:4], *args[5:], **kw))
     chosen = TrainSettings(objective="relabel", **({"k": K, "batch": 8, "lr": 0.02} | more))
     context = dataclasses.replace(CONTEXT, epoch=number)
     trained = train_epoch.train_epoch(images, model, labels, chosen, context, RUNTIME, silent, resume=resume, safe=safe)
@@ -528,7 +532,7 @@ def test_two_epochs_of_training(images: ImageList, model: Checkpoint, monkeypatc
         assert not np.array_equal(kept["head.weight"], seen.start["head.weight"])
         assert ("mlp.0.weight" in kept) is bool(width)
         assert "head/weight/momentum_buffer" in model.optimizer
-        said = seen.finish()
+        said = seen.finish(NOTHING)
         assert said["changed"] == compare_labelings(after, y)["churn"] <= said["visited"]
         y = after
     assert model.config["k"] == K
@@ -540,7 +544,7 @@ def test_the_first_epoch_changes_nearly_all_labels_it_sees(images: ImageList, mo
     for seed in range(6):
         monkeypatch.setattr("test_relabel.CONTEXT", dataclasses.replace(CONTEXT, seed=seed))
         _, seen = epoch(images, model, lr=0.0, monkeypatch=monkeypatch)
-        said = seen.finish()
+        said = seen.finish(NOTHING)
         changed, visited = changed + said["changed"], visited + said["visited"]
     assert changed / visited == pytest.approx(1 - 1 / K, abs=0.12)
 
@@ -557,7 +561,7 @@ def test_an_epoch_goes_on_from_within(images: ImageList, model: Checkpoint, monk
             assert same(again.model, whole.model)
             assert same(again.optimizer, whole.optimizer)
             assert same(again.memory, whole.memory)
-            assert resumed.finish() == seen.finish()
+            assert resumed.finish(NOTHING) == seen.finish(NOTHING)
 
 
 def test_labels_of_the_fixed_views(images: ImageList, model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,7 +591,7 @@ def test_labels_of_the_fixed_views(images: ImageList, model: Checkpoint, monkeyp
     assert last.memory[WRITTEN].tobytes() == found.tobytes()
     assert seen.handed_on().labels.tobytes() == found.tobytes()
     assert not same(last.model, later.model)
-    assert seen.finish() == {}
+    assert seen.finish(NOTHING) == {}
 
 
 def test_labels_given_come_before_the_models_own(images: ImageList, model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -632,7 +636,7 @@ def test_a_collapse_that_recurs_is_told(images: ImageList, model: Checkpoint, mo
     for times in (PATIENCE, PATIENCE + 1):
         with caplog.at_level(logging.WARNING):
             trained, seen = epoch(images, at, lr=0.0, monkeypatch=monkeypatch)
-            said = seen.finish()
+            said = seen.finish(NOTHING)
         assert (said["predicted"], said["collapsed_epochs"]) == (1, times)
         assert said["split"] == (K - 1 if times == PATIENCE else 0)           # of the second, images not seen are in the other classes
         assert ("one class for" in caplog.text) is (times > PATIENCE)

@@ -53,6 +53,9 @@ def features() -> Features:
 def labels() -> Labels:
     made = cluster(features(), ClusterSettings(k=4, pca=3), Context(images=N), threads=1)
     made.history, made.history_epoch = np.tile(made.labels, (2, 1)), np.array([3, 4], np.int32)
+    made.probs = np.random.default_rng(1).dirichlet(np.ones(4), N).astype(np.float32)
+    made.probs[7] = np.nan
+    made.pred = np.random.default_rng(2).integers(0, 4, (3, N)).astype(np.int32)
     made.provenance = ['{"verb": "cluster"}']
     return made
 

@@ -356,6 +356,14 @@ def test_a_dead_holder_is_not(run: RunDir) -> None:
     assert not (run.path / "lock").exists()
 
 
+def test_own_pid_in_a_lock_of_an_earlier_life(run: RunDir) -> None:
+    """A container restarts with the same host name and the same pid."""
+    (run.path / "lock").write_text(f"{socket.gethostname()} {os.getpid()} -\n")
+    with run.lock(), pytest.raises(OutputRefused, match="this process is at work here already"), run.lock():
+        pytest.fail("two hold the lock")
+    assert not (run.path / "lock").exists()
+
+
 @pytest.mark.parametrize(("theirs", "ours", "taken"), [("-", None, False), ("77", None, False), ("77", "78", False), ("77", "77", True)])
 def test_another_hosts_lock_is_broken_by_its_own_job_only(run: RunDir, monkeypatch: pytest.MonkeyPatch, theirs: str, ours: str | None,
                                                           taken: bool) -> None:

@@ -67,8 +67,9 @@ def facts(metrics: dict[str, Any]) -> dict[str, Any]:
 
 # one epoch
 
-@pytest.mark.parametrize("settings", [{}, {"head_momentum": 0.9}, {"head": "kept", "head_momentum": 0.5}, {"batch": 23}, {"weights": "inverse"},
-                                      {"keep_features": True}])
+@pytest.mark.parametrize("settings", [
+    {"head": "kept", "head_momentum": 0.5}, {"keep_features": True},
+    *(pytest.param(s, marks=pytest.mark.slow) for s in ({}, {"head_momentum": 0.9}, {"batch": 23}, {"weights": "inverse"}))])
 def test_from_every_batch_on_it_is_the_same_epoch(images: ImageList, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Model, both momenta, head, batch statistics, loss: from each safe point, read back from a file."""
     chosen = TrainSettings(**({"batch": 5} | settings))
@@ -162,8 +163,10 @@ def stopped_at(images: ImageList, committed: dict[str, Any], log: Log, folder: P
     return told
 
 
-@pytest.mark.parametrize("method", ["deepcluster", "persistent"])
-@pytest.mark.parametrize("calls", [[1, 1, 1], [3, 4, 1, 2], [5, 5, 5], [6, 1, 1, 1, 4, 2], [8, 7, 3]])
+@pytest.mark.parametrize(("method", "calls"), [
+    ("deepcluster", [3, 4, 1, 2]), ("persistent", [6, 1, 1, 1, 4, 2]), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("deepcluster", [1, 1, 1]), ("deepcluster", [5, 5, 5]), ("deepcluster", [6, 1, 1, 1, 4, 2]), ("deepcluster", [8, 7, 3]),
+        ("persistent", [1, 1, 1]), ("persistent", [3, 4, 1, 2]), ("persistent", [5, 5, 5]), ("persistent", [8, 7, 3])))])
 def test_a_walk_cut_anywhere_is_the_walk(images: ImageList, whole: dict[str, Log], tmp_path: Path, method: str, calls: list[int]) -> None:
     """Extraction (5 batches) and training (3): what is done is not done again, and all digests are those of the undisturbed walk."""
     log = Log()
@@ -178,7 +181,7 @@ def test_a_walk_cut_anywhere_is_the_walk(images: ImageList, whole: dict[str, Log
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["ir", "and", "pcp"])
+@pytest.mark.parametrize("method", [pytest.param("ir", marks=pytest.mark.slow), pytest.param("and", marks=pytest.mark.slow), "pcp"])
 def test_a_walk_of_rounds_cut_anywhere_is_the_walk(images: ImageList, tmp_path: Path, method: str) -> None:
     """Methods that tell images apart: those without clusters keep no labels, anchors are not looked for anew, and past epochs vote alike."""
     overrides = {"plan.epochs": "6", "train-epoch.batch": "8", "init.projection": "0", "extract.batch": "5"}
@@ -365,14 +368,14 @@ def test_damaged_labels_are_told_and_ignored(images: ImageList, tmp_path: Path, 
             store.save(labels(k=5), out)
     else:
         spoil(path, how)
-    assert places(tmp_path).labels() is None
+    assert places(tmp_path).made() is None
     assert "train-labels.partial" in caplog.text
     assert len(caplog.records) == 1
 
 
 def test_kept_labels_are_those_that_were_given(images: ImageList, tmp_path: Path) -> None:
     slots = kept_epoch(images, tmp_path)
-    found = places(tmp_path).labels()
+    found = places(tmp_path).made()
     assert found is not None
     assert store.content_of(found) == store.content_of(slots["labels"])
     assert found.recipe == "a recipe"
@@ -497,7 +500,7 @@ def test_the_clock(tmp_path: Path) -> None:
 def test_nothing_is_there(tmp_path: Path) -> None:
     safe = places(tmp_path)
     assert safe.midway() is None
-    assert safe.labels() is None
+    assert safe.made() is None
     assert safepoints.rows_of(tmp_path / "features.partial") is None
     safe.clear()
     assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ from ucl.settings import (
 )
 
 KNOWN = ("known: plan, init, extract, cluster, purify, train-epoch, neighbors, evaluate-knn, evaluate-linear, ir, is, and, pcp, "
-         "odc, uic, simclr")
+         "odc, uic, simclr, scan, profeat")
 EVERY = [*METHOD_TABLES.values(), *SETTINGS.values(), ViewSettings, MachineSettings, PlanSettings]
 FIELDS = [pytest.param(cls, f, id=f"{cls.__name__}.{f.name}") for cls in EVERY for f in dataclasses.fields(cls)]
 TRIPLE = tuple[float, float, float]

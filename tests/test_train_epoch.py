@@ -85,11 +85,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int], li
     found: list[tuple[list[int], list[int], list[float]]] = []
     step = train_epoch._State.step
 
-    def watched(self: Any, views: list[torch.Tensor], rows: np.ndarray, start: int) -> torch.Tensor | None:
+    def watched(self: Any, passes: list[Any], views: list[torch.Tensor], rows: np.ndarray, start: int) -> torch.Tensor | None:
         (x,) = views
         red = (x[:, 0, 3, 3] * STD[0] + MEAN[0]) * 25.5
         found.append((red.round().int().tolist(), self.objective.usable[rows].tolist(), self.objective.weight[rows].tolist()))
-        return step(self, views, rows, start)
+        return step(self, passes, views, rows, start)
 
     monkeypatch.setattr(train_epoch._State, "step", watched)
     return found
@@ -131,7 +131,7 @@ def test_the_body_has_momentum_and_the_head_has_none(first: Trained, model: Chec
 
 def test_the_swap_of_the_head_leaves_the_buffers(images: ImageList, first: Trained, y: Labels) -> None:
     """Before the first step they are the checkpoint's; the new head's optimizer has none."""
-    state = train_epoch._State(first.model, images, labels(np.arange(N) % 7, k=7), TrainSettings(), Key(), RUNTIME)
+    state = train_epoch._State(first.model, images, labels(np.arange(N) % 7, k=7), None, TrainSettings(), Key(), RUNTIME)
     found = models.momentum_arrays(state.optimizer, state.backbone, "body/")
     assert same(found, first.model.optimizer)
     head = state.objective

@@ -99,7 +99,8 @@ class Head:
         return out
 
 
-def argmax(blocks: Iterable[NDArray[np.float32]], head: Head, status: NDArray[np.uint8], *, threads: int = 0) -> NDArray[np.int32]:
+def argmax(blocks: Iterable[NDArray[np.float32]], head: Head, status: NDArray[np.uint8], *, threads: int = 0,
+           probs: NDArray[np.float32] | None = None) -> NDArray[np.int32]:
     """The class of every row, ties by lower id.
 
     Args:
@@ -107,6 +108,7 @@ def argmax(blocks: Iterable[NDArray[np.float32]], head: Head, status: NDArray[np
         head: the classifier.
         status: (N,) uint8, looked at only after the row's block has come, as an extraction changes it on the way.
         threads: of BLAS; bits are equal for equal threads, however the blocks are cut.
+        probs: (N, K) float32, where the softmax of the logits is put; NaN where the status is not OK.
 
     Returns:
         (N,) int32; -1 where the status is not OK.
@@ -129,10 +131,20 @@ def argmax(blocks: Iterable[NDArray[np.float32]], head: Head, status: NDArray[np
             logits = head.logits(np.where(ok[:, None], block, np.float32(0)))
             _finite(logits, ok, at, "logits")
             labels[part] = np.where(ok, logits.argmax(axis=1), -1)
+            if probs is not None:
+                probs[part] = np.where(ok[:, None], softmax(logits), np.float32(np.nan))
             at += len(block)
     if at != len(status):
         raise DataError(f"/features: {at} rows, expected {len(status)}", "use the features of these images")
     return labels
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of (n, K) float32 logits, in their own precision and memory; the largest logit's is the largest, or one of equals."""
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits
 
 
 def _finite(values: NDArray[np.float32], ok: NDArray[np.bool_], at: int, what: str) -> None:
@@ -159,7 +171,7 @@ def _even(blocks: Iterable[NDArray[np.float32]], rows: int) -> Iterator[NDArray[
 
 
 def label_by_head(features: Features, model: Checkpoint, context: Context, *, previous: Labels | None = None,
-                  history: int = ClusterSettings.history, threads: int = 0) -> Labels:
+                  history: int = ClusterSettings.history, threads: int = 0, probs: bool = ClusterSettings.probs) -> Labels:
     """Labels of images by a model's classifier, from their features; ``ucl cluster --method argmax``.
 
     Args:
@@ -169,6 +181,7 @@ def label_by_head(features: Features, model: Checkpoint, context: Context, *, pr
         previous, history: see `labelled.as_labels`.
         context: where in a plan this happens.
         threads: of BLAS.
+        probs: also keep the probabilities, and the largest of each image as its score.
 
     Returns:
         Labels with flags, weights, sizes and history; no distances, means or anchors.
@@ -186,8 +199,9 @@ def label_by_head(features: Features, model: Checkpoint, context: Context, *, pr
                         "ucl extract --final-relu, and no --layer" if on == "last" else f"ucl extract --layer {on}")
     head, x = Head.of(model), features.features
     status = np.full(len(x), OK, np.uint8) if features.samples is None else features.samples.status
-    found = argmax((x[part] for part in chunks(len(x), head.rows)), head, status, threads=threads)
+    kept = np.empty((len(x), head.k), np.float32) if probs else None
+    found = argmax((x[part] for part in chunks(len(x), head.rows)), head, status, threads=threads, probs=kept)
     made = as_labels(found, head.k, features.samples, context, {"method": "argmax", "l2": False, "whiten": False},
-                     previous, history)
+                     previous, history, score=None if kept is None else kept.max(axis=1), probs=kept)
     made.provenance = list(features.provenance)
     return made

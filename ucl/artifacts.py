@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from ucl.images import ImageSet
     from ucl.sources.records import Records
 
-KEPT, CUT_BY_DISTANCE, DROPPED_BY_VOTE, PULLED_BACK, DISSOLVED, BAD_IMAGE = range(6)
+KEPT, CUT_BY_DISTANCE, DROPPED_BY_VOTE, PULLED_BACK, DISSOLVED, BAD_IMAGE, NOT_CONFIDENT = range(7)
 WRONG, RIGHT, LEFT_OUT = range(3)
-FLAGS = ("KEPT", "CUT_BY_DISTANCE", "DROPPED_BY_VOTE", "PULLED_BACK", "DISSOLVED", "BAD_IMAGE")
+FLAGS = ("KEPT", "CUT_BY_DISTANCE", "DROPPED_BY_VOTE", "PULLED_BACK", "DISSOLVED", "BAD_IMAGE", "NOT_CONFIDENT")
 
 REMEMBERED = "features"
 """Name in a checkpoint's memory: (N, D) float32, each image's features at its last training step; NaN before the first."""
@@ -111,13 +111,15 @@ class Labels(Stored):
         labels: (N,) int32, -1 = in no cluster.
         flag: (N,) uint8, why a row has or lost its label (FLAGS).
         distance: (N,) float32 to the cluster's member mean; NaN without.
-        score: (N,) float32 of the votes of past epochs; NaN without.
+        score: (N,) float32 of the votes of past epochs, or the largest of ``probs``; NaN without.
         weight: (N,) float32 in the loss.
         centroid, mean: (K, D) float32; size: (K,) int64; anchor: (K,) int64 row nearest to the mean, -1 if empty.
         pca: what led from features to the clustered space, if PCA was on.
         history: (H, N) int32 raw labels of past epochs, oldest first; history_epoch: (H,) int32.
         info: counts and objective, as the writer of the labels knew them.
         samples: the N images; None in a file of somebody's own that has only /labels.
+        probs: (N, C) float32 probability of each class, NaN for bad images; from a classifier that was asked for them.
+        pred: (E, N) int32 clusters that E models gave, -1 for none; ``labels`` are then groups of images that they put together.
     """
 
     kind: ClassVar[str] = "ucl/labels"
@@ -135,11 +137,14 @@ class Labels(Stored):
     history_epoch: NDArray[np.int32] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     samples: Samples | None = None
+    probs: NDArray[np.float32] | None = None
+    pred: NDArray[np.int32] | None = None
 
     _DATASETS: ClassVar[dict[str, str]] = {
         "flag": "/flag", "distance": "/distance", "score": "/score", "weight": "/weight",
         "centroid": "/clusters/centroid", "mean": "/clusters/mean", "size": "/clusters/size",
-        "anchor": "/clusters/anchor", "history": "/history/labels", "history_epoch": "/history/epoch"}
+        "anchor": "/clusters/anchor", "history": "/history/labels", "history_epoch": "/history/epoch",
+        "probs": "/probs", "pred": "/pred"}
 
     @property
     def k(self) -> int:
@@ -207,6 +212,7 @@ class Labels(Stored):
         for name in ("flag", "distance", "score", "weight"):
             if name in got and len(got[name]) != len(raw):
                 raise DataError(f"{file.name}: /{name}: {len(got[name])} rows, expected {len(raw)} as in /labels")
+        _check_predictions(file.name, labels)
         weight = got.get("weight")
         if weight is not None and not (np.isfinite(weight) & (weight >= 0)).all():
             raise DataError(f"{file.name}: /weight: row {int(np.flatnonzero(~(weight >= 0) | ~np.isfinite(weight))[0])} is "
@@ -214,6 +220,25 @@ class Labels(Stored):
         if labels.samples is not None and len(labels.samples) != len(raw):
             raise DataError(f"{file.name}: /labels: {len(raw)} rows, expected {len(labels.samples)} as in /samples/path")
         return labels
+
+
+def _check_predictions(name: str, labels: Labels) -> None:
+    """Bring what a classifier or an ensemble said of each image to our types.
+
+    Raises:
+        DataError: of another number of images, or no probabilities, or no clusters.
+    """
+    n, probs, pred = len(labels.labels), labels.probs, labels.pred
+    if probs is not None:
+        if probs.ndim != 2 or len(probs) != n or not probs.shape[1] or probs.dtype.kind != "f":
+            raise DataError(f"{name}: /probs: {probs.dtype} {probs.shape}, expected numbers of shape ({n}, C), N as in /labels")
+        labels.probs = probs.astype(np.float32, copy=False)
+    if pred is not None:
+        if pred.ndim != 2 or pred.shape[1] != n or not len(pred) or pred.dtype.kind not in "iu":
+            raise DataError(f"{name}: /pred: {pred.dtype} {pred.shape}, expected integers of shape (E, {n}), N as in /labels")
+        if pred.size and (pred.min() < -1 or pred.max() > 2**31 - 2):
+            raise DataError(f"{name}: /pred: values {pred.min()} to {pred.max()}, expected clusters, and -1 for none")
+        labels.pred = pred.astype(np.int32, copy=False)
 
 
 @dataclass

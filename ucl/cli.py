@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {  # name -> (module, help, group); 
     "status": ("status", "Show where a run directory stands; --done for loops.", "Runs"),
     "extract": ("extract", "Extract the features of all images; the head of a pipe.", "The alternation"),
     "cluster": ("cluster", "Cluster features into pseudo-labels: PCA, whitening, L2, k-means or another method.", "The alternation"),
-    "purify": ("purify", "Purify pseudo-labels: keep each cluster's nearest members, let past epochs vote.", "The alternation"),
+    "purify": ("purify", "Purify pseudo-labels: by distance, confidence, and votes of past epochs or of several models.", "The alternation"),
     "neighbors": ("neighbors", "Find the nearest neighbours of every image by its features, or near duplicates; exact.", "The alternation"),
     "train-epoch": ("train_epoch", "Train one epoch, on pseudo-labels or to tell images apart; in a run directory, commit the next generation.",
                     "The alternation"),

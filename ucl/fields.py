@@ -62,6 +62,8 @@ class Settings:
                 hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
                 raise UsageError(f"{where + ': ' if where else ''}unknown setting {name!r}", hint)
             changes[key] = parse(value, hints[key], f"{where + ': ' if where else ''}{name}")
+        if not changes:
+            return self
         try:
             return dataclasses.replace(self, **changes)
         except UsageError as error:

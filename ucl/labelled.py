@@ -13,7 +13,8 @@ from ucl.settings import ClusterSettings
 
 
 def as_labels(labels: NDArray[np.int32], k: int, samples: Samples | None, context: Context, info: dict[str, Any],
-              previous: Labels | None = None, history: int = ClusterSettings.history) -> Labels:
+              previous: Labels | None = None, history: int = ClusterSettings.history, *, score: NDArray[np.float32] | None = None,
+              probs: NDArray[np.float32] | None = None) -> Labels:
     """Classes of a classifier, or clusters of an objective, as an artifact.
 
     Args:
@@ -21,17 +22,19 @@ def as_labels(labels: NDArray[np.int32], k: int, samples: Samples | None, contex
         k: number of classes, empty ones included.
         samples: the N images.  context: where they were made.  info: how.
         previous: the last epoch's, whose history goes on.  history: epochs remembered.
+        score: (N,) float32, how sure each label is; NaN without.
+        probs: (N, k) float32 probability of each class, NaN for a bad image.
 
     Returns:
-        Labels: BAD_IMAGE where the image is, DISSOLVED where a good one is in no class, weight 0 for both, sizes; distances and scores are NaN.
+        Labels: BAD_IMAGE where the image is, DISSOLVED where a good one is in no class, weight 0 for both, sizes; distances are NaN.
     """
     ok = np.ones(len(labels), bool) if samples is None else samples.ok
     size = np.bincount(labels[labels >= 0], minlength=k).astype(np.int64)
     nothing = np.full(len(labels), np.nan, np.float32)
     flag = np.where(ok, np.where(labels >= 0, KEPT, DISSOLVED), BAD_IMAGE).astype(np.uint8)
     rows, epochs = extended_history(labels, previous, context, history)
-    return Labels(labels, flag, nothing, nothing.copy(), (labels >= 0).astype(np.float32), size=size,
-                  history=rows, history_epoch=epochs,
+    return Labels(labels, flag, nothing, nothing.copy() if score is None else score, (labels >= 0).astype(np.float32), size=size,
+                  history=rows, history_epoch=epochs, probs=probs,
                   samples=samples, context=context, info=info | {"k": k, "images": int(ok.sum()), "empty": int((size == 0).sum())})
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ucl.errors import UsageError
 from ucl.fields import Settings, option
+from ucl.profeat_settings import ProfeatSettings as ProfeatSettings
+from ucl.profeat_settings import ScanSettings as ScanSettings
 from ucl.profeat_settings import SimclrSettings as SimclrSettings
 from ucl.stage_settings import PurifySettings, TrainSettings
 
@@ -125,5 +127,6 @@ class UicSettings(Settings):
 
 
 METHOD_TABLES: dict[str, type[Settings]] = {"ir": IrSettings, "is": IsSettings, "and": AndSettings, "pcp": PcpSettings,
-                                            "odc": OdcSettings, "uic": UicSettings, "simclr": SimclrSettings}
+                                            "odc": OdcSettings, "uic": UicSettings, "simclr": SimclrSettings,
+                                            "scan": ScanSettings, "profeat": ProfeatSettings}
 """Tables of ucl.toml, and names before the dot of ``--set``, that a method's plan reads; no verb has them."""

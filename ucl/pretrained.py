@@ -53,8 +53,11 @@ def start(backbone: str, given: str, say: Say) -> tuple[Weights, dict[str, Any]]
     return read(path, f"{given} ({path})"), preset
 
 
-def of_run(path: Path, name: str) -> tuple[Weights, Checkpoint, str]:
+def of_run(path: Path, name: str, *, projection: bool = False) -> tuple[Weights, Checkpoint, str]:
     """The backbone of a checkpoint of ucl as weights.
+
+    Args:
+        projection: whether the caller takes that too, of a checkpoint that has one.
 
     Returns:
         The weights; the checkpoint; one line that says what of it was left behind.
@@ -67,9 +70,11 @@ def of_run(path: Path, name: str) -> tuple[Weights, Checkpoint, str]:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     state = {k: v for k, v in found.model.items() if k.startswith("backbone.")}
     left = list(dict.fromkeys(k.partition(".")[0] for k in found.model if k not in state))
+    both = " and the projection" if projection and "projection" in left else ""
+    left = [part for part in left if not (both and part == "projection")]
     left = [{"mlp": "hidden layers"}.get(part, part) for part in left] + [f"memory of {part}" for part in found.memory]
     left += ["optimizer state"] if found.optimizer else []
-    taken = f"the backbone of {found.title()}" + (f" of {found.context.method}" if found.context and found.context.method else "")
+    taken = f"the backbone{both} of {found.title()}" + (f" of {found.context.method}" if found.context and found.context.method else "")
     return (Weights(name, state, sha256, {k: found.config[k] for k in NOTED if k in found.config}), found,
             f"{taken}; left behind: {', '.join(left) or 'nothing'}")
 

@@ -1,8 +1,7 @@
-"""Settings of the plans of SimCLR, SCAN and ProFeat.
+"""Settings of the plans of SimCLR, SCAN and ProFeat: tables of `ucl.settings.METHOD_TABLES`.
 
-Of their own until the methods are in the plans: the three tables are to become entries of `ucl.settings.METHOD_TABLES`.  A stage's
-numbers bear its name wherever they stand: ``contrast_`` for SimCLR's training, ``refine_`` for ProFeat's later contrastive steps,
-``scan_`` for clustering, ``self_`` for self-labels.
+A stage's numbers bear its name wherever they stand: ``contrast_`` for SimCLR's training, ``refine_`` for ProFeat's later contrastive
+steps, ``scan_`` for clustering, ``self_`` for self-labels.
 """
 
 from __future__ import annotations
@@ -40,7 +39,8 @@ def models_needed(at_least: int, models: int) -> int:
 class SimclrSettings(Settings):
     """Method simclr: what its plan is told, and the first stage of ProFeat."""
 
-    contrast_epochs: int = option(500, "epochs of SimCLR", low=1, source="SCAN, released code; ProFeat: 500")
+    contrast_epochs: int = option(500, "epochs of SimCLR; profeat: 0 = none, the network given is a trained one", low=0,
+                                 source="SCAN, released code; ProFeat: 500")
     contrast_batch: int = option(512, "images in a batch, two views of each; only whole batches are trained on", low=2,
                                  source="SCAN, released code; ProFeat: 512")
     contrast_lr: float = option(0.4, "learning rate at the start, from where it falls on a cosine, a step every epoch", low=0,
@@ -58,10 +58,13 @@ class SimclrSettings(Settings):
 class ScanSettings(Settings):
     """Method scan: what its plan is told, and the clustering step of ProFeat."""
 
-    classes: int = option(10, "clusters wanted, known beforehand", low=2, source="SCAN, ProFeat: the number of classes")
-    neighbors: int = option(20, "nearest images of each, mined once", low=1, source="SCAN, released code; ProFeat does not say")
+    k: int = option(10, "clusters wanted, known beforehand", low=2, source="SCAN, ProFeat: the number of classes")
+    features: str = option("projection", "whose nearest images are mined: projection, or last: the features under it", choices=("projection", "last"),
+                           source="SCAN, released code; ProFeat: p(g(x))")
+    neighbors: int = option(20, "nearest images of each, mined once for every clustering step", low=1,
+                            source="SCAN, released code; ProFeat does not say")
     own: bool = option(True, "an image is among its own neighbours, and drawn as often as one",
-                        source="SCAN, released code: one of 21; the paper: of 20")
+                       source="SCAN, released code: one of 21; the paper: of 20")
     entropy_weight: float = option(5.0, "weight of the entropy that keeps all clusters in use", low=0,
                                    source="SCAN: 5, for one neighbour of each image and the batch's mean; ProFeat writes all neighbours")
     scan_trains: str = option("all", "what clustering trains: all of the network, or the head alone", choices=("all", "head"),
@@ -90,11 +93,15 @@ class ScanSettings(Settings):
     def unread(self) -> frozenset[str]:
         """What speaks of a stage that is not there."""
         found = set() if self.select == "held-out" else {"held_out"}
-        if self.select == "last":
-            found |= {"select_neighbors", "select_entropy"}
         if not self.self_epochs:
             found |= {"self_threshold", "self_balanced", "self_batch", "self_lr", "self_weight_decay"}
         return frozenset(found)
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """Which setting makes it idle."""
+        if name == "held_out":
+            return "is of select held-out alone", "leave it out, or select = held-out"
+        return "is of self-labels, and self_epochs is 0", "leave it out, or give self_epochs"
 
 
 @dataclass(frozen=True)
@@ -122,14 +129,6 @@ class ProfeatSettings(SimclrSettings, ScanSettings):
                             source="ProFeat, equation 1: sum; for its learning rate row-mean, as in supervised contrastive learning")
     least_batch: int = option(8, "confident images of a batch below which no step is taken", low=2, source="ProFeat does not say")
     apart: bool = option(True, "clustering trains a copy of the network that is then thrown away", source="ProFeat: g'; its ablation: without")
-    final: str = option("clustering", "network under the last head; clustering: the copy that it was trained with; representation: the other",
-                        choices=("clustering", "representation"), source="SCAN, released code: clustering; ProFeat, the paper: g")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.least_batch > self.contrast_batch:
-            raise UsageError(f"least_batch: found {self.least_batch}, wanted at most {self.contrast_batch}, the images of a batch",
-                             "fewer, or a larger contrast_batch")
 
     @property
     def unread(self) -> frozenset[str]:
@@ -139,6 +138,14 @@ class ProfeatSettings(SimclrSettings, ScanSettings):
             found |= {"rule", "threshold", "agree", "connections", "refine_epochs", "refine_lr", "refine_schedule", "positives", "least_batch"}
         if self.refine_schedule == WHOLE:
             found.add("refine_lr")
-        if not self.apart:
-            found.add("final")
         return frozenset(found)
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """Which setting makes it idle."""
+        if name in ("held_out", "self_threshold", "self_balanced", "self_batch", "self_lr", "self_weight_decay"):
+            return super().why_unread(name)
+        if self.iterations == 1:
+            return "is of later iterations, and there is one", "leave it out, or more iterations"
+        if name == "refine_lr":
+            return "is of refine_schedule stage; whole goes by contrast_lr", "leave it out, or refine_schedule = stage"
+        return f"is of the rule {CONFIDENT if name == 'threshold' else AGREE}, and the rule is {self.rule}", "leave it out, or another rule"

@@ -23,7 +23,7 @@ import re
 import shutil
 import socket
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,7 @@ from ucl.errors import (
     StorageError,
     UsageError,
 )
+from ucl.methods.method import KEPT
 from ucl.settings import MachineSettings, check_override
 
 if TYPE_CHECKING:
@@ -278,13 +279,14 @@ class RunDir:
                     raise DataError(f"{path}: not JSON: {error}") from error
         return found
 
-    def commit(self, generation: int, artifacts: Mapping[str, Stored], metrics: Mapping[str, Any]) -> None:
+    def commit(self, generation: int, artifacts: Mapping[str, Stored], metrics: Mapping[str, Any], unchanged: Iterable[str] = ()) -> None:
         """Commit a generation: write, sync, rename.
 
         Args:
             generation: its number.
-            artifacts: slot -> artifact (model, labels).
+            artifacts: slot -> artifact (model, classifier, labels, neighbors).
             metrics: what metrics.json says.
+            unchanged: slots that go on as the generation before has them; linked, not written again.
 
         Raises:
             OutputRefused: that generation exists already; somebody was first.
@@ -297,6 +299,8 @@ class RunDir:
             temporary.mkdir()
             for name, artifact in artifacts.items():
                 _write_synced(temporary / f"{name}.h5", artifact)
+            for name in unchanged:
+                _link(self.file(generation - 1, name), temporary / f"{name}.h5")
             text = json.dumps(dict(metrics), sort_keys=True, indent=1) + "\n"
             with (temporary / "metrics.json").open("w", encoding="utf-8") as out:
                 out.write(text)
@@ -312,10 +316,10 @@ class RunDir:
             raise
         _sync(self.epochs)
         self.sweep()
-        self._show(generation, artifacts)
+        self._show(generation, [*artifacts, *unchanged])
         self.prune()
 
-    def _show(self, generation: int, names: Mapping[str, Stored]) -> None:
+    def _show(self, generation: int, names: Iterable[str]) -> None:
         """Point the symbolic links for people at ``generation``."""
         for name in names:
             link, temporary = self.path / f"{name}.h5", self.path / f".{name}.{os.getpid()}.link"
@@ -325,12 +329,12 @@ class RunDir:
                 temporary.replace(link)
 
     def prune(self) -> None:
-        """Remove the models and labels of generations older than the newest ``keep``; metrics of all stay."""
+        """Remove everything but the metrics of generations older than the newest ``keep``."""
         if self.config.keep == "all":
             return
         for number in self.generations()[: -max(1, int(self.config.keep))]:
-            for name in ("model.h5", "labels.h5"):
-                (self.epochs / f"{number:04d}" / name).unlink(missing_ok=True)
+            for name in KEPT:
+                self.file(number, name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove temporary directories that dead processes of this host left behind, and those of any host for a generation that
@@ -397,6 +401,10 @@ def _more(context: Context) -> str:
     from ucl.methods import rounds
     from ucl.settings import METHOD_TABLES, RoundSettings
 
+    if context.method == "profeat":
+        return "more iterations: set [profeat] iterations"
+    if context.method == "scan":
+        return "more epochs of self-labels: set [scan] self_epochs"
     kind = METHOD_TABLES.get(context.method)
     if kind is None or not issubclass(kind, RoundSettings):
         return "more epochs: set [plan] epochs"
@@ -436,6 +444,18 @@ def _write_synced(path: Path, artifact: Stored) -> None:
         save(artifact, out)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _link(old: Path, new: Path) -> None:
+    """A second name for a file that is never changed; a copy where the file system knows no such names."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS):
+            raise
+        shutil.copyfile(old, new)
+        with new.open("rb") as copied:
+            os.fsync(copied.fileno())
 
 
 def _sync(folder: Path) -> None:

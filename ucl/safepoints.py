@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ucl import __version__, stop, store
-from ucl.artifacts import Checkpoint, ImageList, Labels
+from ucl.artifacts import Checkpoint, ImageList, Labels, Neighbors
 from ucl.context import Context
 from ucl.device import Runtime
 from ucl.errors import DataError, InputMissing, NotPermitted, OutputRefused, StorageError
@@ -83,7 +83,7 @@ class SafePoints:
 
     Args:
         train: file of the checkpoint inside an epoch.
-        labels: file of the labels it trains on, where they cannot be had otherwise.
+        labels: file of the labels, or the neighbours, it trains on, where they cannot be had otherwise.
         features: (features file, its partial file) of an extraction into memory.
         every: seconds between two safe points; 0 = only when a signal asks to stop.
         strict: refuse what is of another identity instead of doing it again.
@@ -122,21 +122,22 @@ class SafePoints:
             self._ignored("no checkpoint of an unfinished epoch")
         return None
 
-    def labels(self) -> Labels | None:
-        """The labels that the kept epoch trains on; None without, or if they are not those."""
+    def made(self) -> Labels | Neighbors | None:
+        """What the steps before the kept epoch made for it, labels or neighbours; None without, or if the file has others."""
         from ucl.formats.check import validate
 
         found = self.midway()
         if found is None or self.labels_file is None:
             return None
         try:
-            made: Labels = store.load(self.labels_file, "ucl/labels")
+            kind = "labels" if found["identity"].get("labels") else "neighbors"
+            made: Labels | Neighbors = store.load(self.labels_file, f"ucl/{kind}")
             bad = validate(self.labels_file, full=True)
         except (InputMissing, *_UNREADABLE) as error:
             self._ignored(error.message)
             return None
-        if bad or store.content_of(made) != found["identity"].get("labels"):
-            self._ignored(bad[0] if bad else f"{self.labels_file} holds other labels")
+        if bad or store.content_of(made) != found["identity"].get(kind):
+            self._ignored(bad[0] if bad else f"{self.labels_file} holds other {kind}")
             return None
         made.digest, self._labels_kept = str(found.get("labels") or ""), store.content_of(made)
         return made
@@ -174,18 +175,18 @@ class SafePoints:
         log.info("%s: going on after %d of %d batches", self.train, made.config[MIDWAY]["batches"], made.config[MIDWAY]["of"])
         return made
 
-    def point(self, identity: Mapping[str, Any], labels: Labels | None) -> SafePoint:
-        """Where an epoch of this identity on these labels, or on none, keeps its state."""
+    def point(self, identity: Mapping[str, Any], labels: Labels | Neighbors | None) -> SafePoint:
+        """Where an epoch of this identity on these labels, or neighbours, or on neither, keeps its state."""
         plain = _plain(identity)
         digest = "" if labels is None else labels.digest
 
         def keep(state: Checkpoint) -> None:
             state.config = state.config | {MIDWAY: state.config[MIDWAY] | {"identity": plain, "labels": digest}}
-            self._keep(state, labels, plain["labels"] or "")
+            self._keep(state, labels, plain["labels"] or plain.get("neighbors") or "")
 
         return SafePoint(self.due, keep)
 
-    def _keep(self, state: Checkpoint, labels: Labels | None, digest: str) -> None:
+    def _keep(self, state: Checkpoint, labels: Labels | Neighbors | None, digest: str) -> None:
         """A disk that is full does not end an epoch: what is finished goes on, and a line says that nothing is kept."""
         try:
             if labels is not None and self.labels_file is not None and self._labels_kept != digest:

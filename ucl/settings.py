@@ -24,7 +24,9 @@ from ucl.method_settings import (
     OdcSettings,
     PcpSettings,
     PlanSettings,
+    ProfeatSettings,
     RoundSettings,
+    ScanSettings,
     SimclrSettings,
     UicSettings,
 )
@@ -33,7 +35,8 @@ from ucl.stage_settings import CLUSTERING, ClusterSettings, ExtractSettings, Pur
 __all__ = [
     "BESIDE", "CHECKPOINT_EVERY", "CIFAR_MEAN", "CIFAR_STD", "CLUSTERING", "METHOD_TABLES", "SETTINGS", "AndSettings", "ClusterSettings",
     "CompareSettings", "ExtractSettings", "ImportSettings", "InitSettings", "IrSettings", "IsSettings", "KnnSettings", "LinearSettings",
-    "ListSettings", "MachineSettings", "NeighborsSettings", "OdcSettings", "PcpSettings", "PlanSettings", "PurifySettings", "RoundSettings",
+    "ListSettings", "MachineSettings", "NeighborsSettings", "OdcSettings", "PcpSettings", "PlanSettings", "ProfeatSettings", "PurifySettings",
+    "RoundSettings", "ScanSettings",
     "Settings", "SimclrSettings", "TrainSettings", "UicSettings", "ViewSettings", "check_override", "default_k", "option", "parse",
     "parse_assignments", "seconds", "tables",
 ]

@@ -69,7 +69,7 @@ CLUSTERING: dict[str, tuple[str, ...]] = {
     "kmeans": ("k", "iterations", "redo", "spherical", "max_points", "empty"),
     "minibatch": ("k", "redo", "spherical", "empty", "batch", "passes", "reassign"),
     "pic": ("neighbors", "sigma", "alpha", "walk", "distribute"),
-    "argmax": ()}
+    "argmax": ("probs",)}
 """What each method of `ucl cluster` reads beside what all do."""
 
 
@@ -108,6 +108,7 @@ class ClusterSettings(Settings):
     walk: int = option(200, "pic: steps of the walk", low=1, source="DeepCluster, released code")
     distribute: bool = option(True, "pic: a row alone in its cluster joins that of its nearest neighbour that is not alone",
                               source="DeepCluster, released code: distribute_singletons")
+    probs: bool = option(False, "argmax: also keep each image's probabilities, and the largest as its score")
     history: int = option(2, "epochs of labels remembered in the file", low=1)
 
     def __post_init__(self) -> None:
@@ -135,10 +136,25 @@ _OF_ROWS = frozenset({"pca", "whiten", "l2", "rank_deficient", "warm_start"})
 """What only the methods that cluster rows read."""
 
 
+_OF_DISTANCE = ("keep_nearest", "whole_up_to", "keep_cap", "early_return", "votes", "vote_history", "vote_decay", "drop_below", "pull_back_from")
+PURIFYING: dict[str, tuple[str, ...]] = {
+    "distance": (*_OF_DISTANCE, "min_size"),
+    "confident": ("threshold", "min_size"),
+    "agree": ("agree",)}
+"""What each rule of `ucl purify` reads."""
+
+
 @dataclass(frozen=True)
 class PurifySettings(Settings):
     """`ucl purify`: which pseudo-labels are kept."""
 
+    rule: str = option("distance", "which are likely to be right; distance: those near their cluster's mean, and, with votes, that past epochs were "
+                       "together with its anchor; confident: those that the classifier is sure of; agree: those that several models, each with a "
+                       "file of labels, put together", choices=tuple(PURIFYING), source="PCP; ProFeat: s and e")
+    threshold: float = option(0.99, "confident: an image keeps its label if its largest probability is above this; 0 = every image", low=0, high=1,
+                              source="ProFeat: t_s 0.99, STL-10 0.95; it keeps from t_s on and pairs above t_s")
+    agree: int = option(0, "agree: models that must put two images into one cluster; 0 = all of them", flags=("-t", "--agree"), low=0,
+                        source="ProFeat: t_e, 5 of 5, written as more than 5, which nothing can have")
     keep_nearest: float = option(1.0, "share of each cluster's members kept, nearest to the member mean first",
                                  low=0, high=1, source="PCP: 1 - gamma; 0.5 in its plan, section on CPr")
     min_size: int = option(1, "clusters with fewer members left are dissolved", low=1,
@@ -157,6 +173,16 @@ class PurifySettings(Settings):
     drop_below: float = option(0.0, "kept members with a lower score are dropped", source="PCP, section on CPs")
     pull_back_from: float = option(3.0, "cut members with at least this score are pulled back", source="PCP, section on CPs")
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """What the other rules alone read."""
+        return frozenset(name for names in PURIFYING.values() for name in names) - frozenset(PURIFYING[self.rule])
+
+    def why_unread(self, name: str) -> tuple[str, str]:
+        """That another rule reads it."""
+        rules = [rule for rule, names in PURIFYING.items() if name in names]
+        return f"is of {' and '.join(rules)} only, the rule is {self.rule}", f"leave it out, or --rule {rules[0]}"
+
 
 @dataclass(frozen=True)
 class TrainSettings(ViewSettings):
@@ -165,13 +191,17 @@ class TrainSettings(ViewSettings):
     objective: str = option("classify", "classify: a classifier over the clusters; instance: each image, or purified cluster, told from all "
                             "others by a memory of past embeddings; online: a classifier over clusters that move in every step; relabel: one whose "
                             "own classes of the images are the next epoch's labels; contrast: two views of each image told from the rest of the "
-                            "batch", choices=("classify", "instance", "online", "relabel", "contrast"),
-                            source="DeepCluster section 3.1; IR, AND and PCP, released codes; ODC; UIC section 3.2; SimCLR")
+                            "batch; scan: one class for an image and its neighbour, and all classes used; selflabel: the classes of the sure images' "
+                            "fixed views, learnt by strong ones",
+                            choices=("classify", "instance", "online", "relabel", "contrast", "scan", "selflabel"),
+                            source="DeepCluster section 3.1; IR, AND and PCP, released codes; ODC; UIC section 3.2; SimCLR; SCAN")
 
     batch: int = option(256, "images in a batch; the last, partial one is kept", low=2,
                         source="DeepCluster section 4.1")
     optimizer: str = option("sgd", "of the network: sgd, or adam, whose weight decay is added to the gradient", choices=("sgd", "adam"),
                             source="DeepCluster section 4.1; adam: SCAN, released code")
+    restart: bool = option(False, "begin with a new optimizer, and scan with a new classifier, as at the start of a stage",
+                           source="SCAN, released code: each stage has its own")
     lr: float = option(0.05, "learning rate, constant", low=0, source="DeepCluster section 4.1")
     momentum: float = option(0.9, "momentum of the network's optimizer", low=0, high=1,
                              source="DeepCluster section 4.1")
@@ -211,6 +241,8 @@ class TrainSettings(ViewSettings):
     positives: str = option("row-mean", "contrast, with labels: how pairs of one label are weighed; row-mean: the mean over a view's pairs, then "
                             "over views; sum: all pairs added; pair-mean: all pairs alike", choices=("row-mean", "sum", "pair-mean"),
                             source="ProFeat, equation 1: sum; row-mean: supervised contrastive learning")
+    connections: int = option(0, "contrast, with labels: images of the batch that an image must be connected to, or it is left out; 0 = none, and "
+                              "for labels that several models agreed on 1", low=0, source="ProFeat: t_c")
     least_batch: int = option(8, "contrast, with labels: images of a batch that have one, below which no step is taken", low=2,
                               source="ProFeat does not say")
     similarity: str = option("dot", "online: nearest centroid; dot: of the largest inner product; l2: of the least distance", choices=("dot", "l2"),
@@ -228,12 +260,25 @@ class TrainSettings(ViewSettings):
     relabel: str = option("training", "relabel: where labels come from; training: of the next epoch, from the logits of this one's training pass; "
                           "fixed: of this epoch, from a pass over the fixed views before it; none: they stay", choices=("training", "fixed", "none"),
                           source="UIC section 3.2; fixed: its ablation without augmented labels")
-    k: int = option(0, "relabel: number of classes, where neither labels nor model say it", flags=("-k", "--k"), low=0, source="UIC: 3000")
+    k: int = option(0, "relabel, scan: number of classes, where neither labels nor model say it", flags=("-k", "--k"), low=0,
+                    source="UIC: 3000; SCAN: the number of true ones")
     first_labels: str = option("random", "relabel: labels of the first epoch; random: each image's own draw; balanced: equal classes",
                                choices=("random", "balanced"), source="UIC, released code: random")
     fill_empty: bool = option(True, "relabel: before the epoch every empty class gets half of the largest", source="UIC section 3.2")
     mlp: int = option(0, "relabel: width of two hidden layers under the classifier, where the model has none yet; 0 = no such layers", low=0,
                       source="UIC, released code: 2048 on ResNet-50")
+    entropy_weight: float = option(5.0, "scan: weight of the entropy that keeps all classes in use", low=0, source="SCAN: 5")
+    trains: str = option("all", "scan: what is trained: all, or the classifier alone (head)", choices=("all", "head"),
+                         source="SCAN, released code: all; ProFeat, the paper: head")
+    best: str = option("off", "scan: off; note: keep, beside the last weights, those of the lowest score without labels so far; take: also go on "
+                       "from them, as at the end of the stage", choices=("off", "note", "take"), source="SCAN, released code: the lowest is taken")
+    held_out: float = option(0.0, "scan: share of the images to score by alone, not trained on; 0 = score by all", low=0, high=1,
+                             source="SCAN, released code: the test images")
+    score_neighbors: int = option(5, "scan, selflabel: nearest images of each in that score, beside the image itself", low=1,
+                                  source="SCAN, released code")
+    score_entropy: float = option(1.0, "scan, selflabel: weight of the entropy in that score", low=0, source="SCAN, released code")
+    sure: float = option(0.99, "selflabel: an image teaches if its largest probability is above this", low=0, high=1, source="SCAN")
+    balanced: bool = option(True, "selflabel: every class among the sure images of a batch counts alike", source="SCAN, released code")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -260,7 +305,8 @@ class TrainSettings(ViewSettings):
             said = "is of the classifier" if readers[0] == "classify" else f"is of the {' or '.join(readers)} objective"
             why = {"instance": "which takes every image in turn", "relabel": "whose classifier is kept, and trained as the network is",
                    "online": "whose labels move in every step",
-                   "contrast": "which takes every image in turn"}.get(self.objective, "") if readers[0] == "classify" else ""
+                   **dict.fromkeys(("contrast", "scan", "selflabel"), "which takes every image in turn")}.get(self.objective, "")
+            why = why if readers[0] == "classify" else ""
             return (f"{said}, and the objective is {self.objective}{', ' * bool(why)}{why}",
                     "leave it out" if readers[0] == "classify" else f"leave it out, or --objective {readers[0]}")
         if self.spread == 1:
@@ -273,6 +319,8 @@ _READERS: dict[str, tuple[str, ...]] = {
     "head": ("classify",), "keep_features": ("classify",), "sampler": ("classify", "relabel"), "weights": ("classify", "online"),
     "head_momentum": ("classify", "online"), "memory_momentum": ("instance", "online"), **dict.fromkeys(sorted(_INSTANCE), ("instance",)),
     **dict.fromkeys(("similarity", "refresh_every", "refresh", "least", "repair", "repair_every", "replacement"), ("online",)),
-    "tau": ("instance", "contrast"), **dict.fromkeys(("first_only", "positives", "least_batch"), ("contrast",)),
-    **dict.fromkeys(("relabel", "k", "first_labels", "fill_empty", "mlp"), ("relabel",))}
+    "tau": ("instance", "contrast"), **dict.fromkeys(("first_only", "positives", "connections", "least_batch"), ("contrast",)),
+    "k": ("relabel", "scan"), **dict.fromkeys(("relabel", "first_labels", "fill_empty", "mlp"), ("relabel",)),
+    **dict.fromkeys(("entropy_weight", "trains", "best", "held_out"), ("scan",)), **dict.fromkeys(("sure", "balanced"), ("selflabel",)),
+    **dict.fromkeys(("score_neighbors", "score_entropy"), ("scan", "selflabel"))}
 """Settings of train-epoch that not all objectives read -> those that do."""

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from ucl import dist, stop
 from ucl.agreement import collapsed, compare_labelings
-from ucl.artifacts import Checkpoint, ImageList, Labels, replace
+from ucl.artifacts import Checkpoint, ImageList, Labels, Neighbors, replace
 from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime, keyed_stream
 from ucl.errors import DataError
 from ucl.keys import Key
 from ucl.labelled import as_labels
-from ucl.objectives import MEMORY, Made, Pass, objective
+from ucl.objectives import FIXED, MEMORY, Made, Pass, objective
 from ucl.safepoints import MIDWAY, SafePoint
 from ucl.settings import TrainSettings
 
@@ -49,8 +49,8 @@ class Trained:
 
 
 def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, settings: TrainSettings, context: Context,
-                runtime: Runtime, report: Report, previous: Labels | None = None, *, resume: Checkpoint | None = None,
-                safe: SafePoint | None = None) -> Trained:
+                runtime: Runtime, report: Report, previous: Labels | None = None, *, neighbors: Neighbors | None = None,
+                resume: Checkpoint | None = None, safe: SafePoint | None = None) -> Trained:
     """Train one epoch.
 
     Args:
@@ -64,6 +64,7 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
         runtime: device, threads.
         report: called with ("train-epoch", done, total).
         previous: the last epoch's labels, for NMI and churn only.
+        neighbors: nearest images of each, for scan, and for the score of self-labels.
         resume: what ``safe`` kept of this very epoch; with it the epoch goes on, to the same end.
         safe: keeps the state between two batches, when it is due and before a signal ends the epoch.
 
@@ -76,14 +77,16 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
     started = time.monotonic()
     if labels is not None:
         labels = _checked(labels, images)
+    if neighbors is not None:
+        neighbors = near_images(neighbors, images)
     key = Key(context.seed, context.round, context.stage, context.epoch)
-    state = _State(model, images, labels, settings, key, runtime, resume)
+    state = _State(model, images, labels, neighbors, settings, key, runtime, resume)
     rows = state.objective.draw()
     if len(rows) < 2:
         raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     losses = _loop(state, batches, rows, settings, key, report, context, safe)
-    found = state.objective.finish()
+    found = state.objective.finish(state.backbone)
     made = _handed_on(state.objective.handed_on(), images, settings, context, previous)
     trained = state.checkpoint(model, context, len(losses), len(rows))
     told = labels if made is None else made
@@ -102,7 +105,8 @@ def _handed_on(made: Made | None, images: ImageList, settings: TrainSettings, co
     if made is None:
         return None
     info = {"method": settings.objective, "l2": False, "whiten": False}
-    return as_labels(made.labels, made.k, images.samples, context, info, previous)
+    score = None if made.probs is None else np.where(made.labels >= 0, made.probs.max(axis=1), np.float32(np.nan))
+    return as_labels(made.labels, made.k, images.samples, context, info, previous, score=score, probs=made.probs)
 
 
 def _checked(labels: Labels, images: ImageList) -> Labels:
@@ -133,9 +137,33 @@ def belonging(labels: Labels, images: ImageList, where: str) -> Labels:
     return replace(labels, samples=mine) if theirs is None else labels
 
 
+def near_images(neighbors: Neighbors, images: ImageList) -> Neighbors:
+    """The neighbours with the list's samples, refused unless they are of the same images in the same order, among themselves; a bad image
+    has none and is nobody's, whatever a file of somebody's own says.
+
+    Raises:
+        DataError: another length, other images, or neighbours among others.
+    """
+    mine = images.samples
+    if neighbors.among is not None:
+        raise DataError(f"neighbors: /neighbors: rows of {len(neighbors.among)} other images, expected those of the image list",
+                        "ucl neighbors with one file of features")
+    if len(neighbors.neighbors) != len(mine):
+        raise DataError(f"neighbors: /neighbors: {len(neighbors.neighbors)} rows, expected {len(mine)} as in the image list",
+                        "ucl neighbors of this image list's features")
+    if neighbors.samples is not None and neighbors.samples.digest != mine.digest:
+        raise DataError(f"neighbors: {neighbors.samples.unlike(mine)}", "ucl neighbors of this image list's features")
+    near = np.asarray(neighbors.neighbors)
+    near = near.astype(np.int64) if near.dtype.kind == "u" else near  # which has no -1
+    usable = mine.ok[:, None] & (near >= 0) & mine.ok[near]
+    if not np.array_equal(usable, near >= 0):
+        neighbors = replace(neighbors, neighbors=np.where(usable, near, near.dtype.type(-1)))
+    return replace(neighbors, samples=mine) if neighbors.samples is None else neighbors
+
+
 def describe(labels: Labels, images: ImageList, previous: Labels | None, settings: TrainSettings) -> dict[str, Any]:
     """Sizes, agreement with the last labels, and for classification a warning when the clusters collapse."""
-    classify = settings.objective in ("classify", "online", "relabel")
+    classify = settings.objective in ("classify", "online", "relabel", "scan", "selflabel")
     given = np.where(labels.weight > 0, labels.labels, np.int32(-1)) if classify and labels.weight is not None else labels.labels
     size = np.bincount(given[given >= 0], minlength=labels.k)
     kept, filled = int(size.sum()), int((size > 0).sum())
@@ -144,7 +172,7 @@ def describe(labels: Labels, images: ImageList, previous: Labels | None, setting
         "clusters": filled, "empty": labels.k - filled, "largest": int(size.max(initial=0)),
         "largest_share": float(size.max(initial=0) / max(kept, 1)), "kept": kept,
         "objective": labels.info.get("objective"), "cluster_iterations": labels.info.get("iterations")}
-    if previous is not None and len(previous.labels) == len(labels.labels):
+    if previous is not None and previous.pred is None and len(previous.labels) == len(labels.labels):  # groups of an ensemble are no clusters
         found |= compare_labelings(_clustered(labels), _clustered(previous))
     if classify and collapsed(size):
         found["collapse"] = True
@@ -186,7 +214,8 @@ def _views(passes: list[Pass], batches: Batches, key: Key, settings: TrainSettin
     import torch
 
     looks = {id(look): look for joined in passes for look in joined}
-    made = {name: batches.train(look.rows, look.places, key, settings, look.view) for name, look in looks.items()}
+    made = {name: batches.evaluate(look.rows) if look.view == FIXED else batches.train(look.rows, look.places, key, settings, look.view)
+            for name, look in looks.items()}
     return [made[id(joined[0])] if len(joined) == 1 else torch.cat([made[id(look)] for look in joined]) for joined in passes]
 
 
@@ -194,8 +223,8 @@ class _State:
     """All that a step changes: the network, its optimizer, the objective with what it keeps, and the losses so far, whose number is
     the position in the epoch.  Restored from the checkpoint of the last epoch, or from one inside this epoch; `midway` makes such a one."""
 
-    def __init__(self, model: Checkpoint, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key, runtime: Runtime,
-                 midway: Checkpoint | None = None) -> None:
+    def __init__(self, model: Checkpoint, images: ImageList, labels: Labels | None, neighbors: Neighbors | None, settings: TrainSettings,
+                 key: Key, runtime: Runtime, midway: Checkpoint | None = None) -> None:
         from torch import optim
 
         from ucl import models
@@ -206,14 +235,16 @@ class _State:
         model = midway or model
         self.seconds = float(model.config[MIDWAY]["seconds"]) if midway else 0.0
         self.backbone = models.restore(model).to(device).train()
+        self.objective = objective(model, int(self.backbone.feature_dim), images, labels, neighbors, settings, key, runtime,
+                                   midway=midway is not None)
+        self.backbone.train(self.objective.trains_network)
         self.features = runtime.compiled(self.backbone)
-        self.objective = objective(model, int(self.backbone.feature_dim), images, labels, settings, key, runtime, midway=midway is not None)
         whose, mine = (config.get(MEMORY, {}).get("images") for config in (model.config, self.objective.config()))
         kept = model.memory if mine is None or whose in (None, mine) else {}  # of other images: nobody could go on with it
         self.carried = {name: v for name, v in kept.items() if name not in (LOSSES, *self.objective.keeps)}
         width = 1 + len(self.objective.columns)
         self.losses = model.memory[LOSSES].astype(np.float64) if midway else np.empty((0, width))
-        trained = [p for p in self.backbone.parameters() if p.requires_grad]  # not the Sobel filter
+        trained = [p for p in self.backbone.parameters() if p.requires_grad and self.objective.trains_network]  # not the Sobel filter
         for module in self.objective.trained.values():
             trained += module.parameters()
         self.optimizer: optim.Optimizer
@@ -221,19 +252,23 @@ class _State:
             self.optimizer = optim.Adam(trained, settings.lr, weight_decay=settings.weight_decay)
         else:
             self.optimizer = optim.SGD(trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov)
-        for prefix, module in self._parts().items():
+        for prefix, module in self._parts().items() if midway is not None or not settings.restart else ():
             models.load_momentum(self.optimizer, module, model.optimizer, prefix)
 
     def _parts(self) -> dict[str, nn.Module]:
         """Prefix in the checkpoint's optimizer -> module, of all that the network's optimizer trains."""
-        return {"body/": self.backbone} | {f"{name}/": module for name, module in self.objective.trained.items()}
+        body = {"body/": self.backbone} if self.objective.trains_network else {}
+        return body | {f"{name}/": module for name, module in self.objective.trained.items()}
 
-    def step(self, views: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> torch.Tensor | None:
+    def step(self, passes: list[Pass], views: list[torch.Tensor], rows: NDArray[np.int64], start: int) -> torch.Tensor | None:
         """One step of the optimizers on the images of these rows; returns the detached loss and its parts, None where none was taken."""
         import torch
 
-        with self.runtime.autocast():
-            features = [self.features(x) for x in views]
+        features = []
+        for joined, x in zip(passes, views, strict=True):
+            learnt = self.objective.trains_network and any(look.view != FIXED for look in joined)
+            with torch.set_grad_enabled(learnt), self.runtime.autocast():
+                features.append(self.features(x))
         losses = self.objective.loss([f.float() for f in features], rows, start)
         if losses is None:
             return None
@@ -318,7 +353,7 @@ def _loop(state: _State, batches: Batches, rows: NDArray[np.int64], settings: Tr
         passes = state.objective.passes(at, places)
         views = _views(passes, batches, key, settings)
         with keyed_stream(key, f"dropout/{start}", state.runtime.device):
-            losses.append(state.step(views, at, start) if passes else None)
+            losses.append(state.step(passes, views, at, start) if passes else None)
         report("train-epoch", end, len(rows))
         if (number + 1) % 50 == 0 or end == len(rows):
             state.settle(losses, spans, rows)

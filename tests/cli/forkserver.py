@@ -7,6 +7,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import resource
 import select
 import signal
@@ -14,13 +15,12 @@ import socket
 import sys
 import tempfile
 
-from ucl.cli import COMMANDS
+import ucl
 
-PRELOAD = ("typer._adapters", "pydantic.plugin._loader", "zoneinfo", "difflib", "tomllib", "traceback", "torch", "torch._inductor",
-           "torch._dynamo", "faiss", "h5py", "scipy.stats", "sklearn.datasets", "sklearn.metrics", "sklearn.decomposition", "PIL.Image",
-           "ucl.cli", "ucl.models", "ucl.images", "ucl.extract", "ucl.train_epoch", "ucl.cluster", "ucl.purify", "ucl.formats.writer",
-           "ucl.formats.stream", "ucl.evaluate.knn", "ucl.evaluate.clusters", "ucl.run",
-           *(f"ucl.commands.{name}" for name in sorted({of[0] for of in COMMANDS.values()})))
+PRELOAD = ("typer._adapters", "typer._click.decorators", "pydantic.plugin._loader", "zoneinfo", "difflib", "tomllib", "traceback",
+           "importlib.readers", "importlib.resources._itertools", "torch", "torch._inductor", "torch._dynamo", "torch.utils.serialization", "faiss",
+           "h5py", "scipy.stats", "sklearn.datasets", "sklearn.datasets.data", "sklearn.datasets.descr", "sklearn.metrics", "sklearn.decomposition",
+           "PIL.Image", *(found.name for found in pkgutil.walk_packages(ucl.__path__, "ucl.") if found.name != "ucl.__main__"))
 
 
 def serve(path: str) -> list[str]:
@@ -28,40 +28,55 @@ def serve(path: str) -> list[str]:
     for name in PRELOAD:
         importlib.import_module(name)
     gc.freeze()
+    ended, wake = socket.socketpair()
+    for end in (ended, wake):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake.fileno())
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen(64)
     os.rename(path + ".new", path)  # noqa: PTH104
+    running: dict[int, socket.socket] = {}
     while True:
-        ready = select.select([listener, 0], [], [])[0]
+        ready = select.select([listener, ended, 0], [], [])[0]
         if 0 in ready:
             os._exit(0)
+        if ended in ready:
+            ended.recv(1 << 10)
+            reap(running)
+        if listener not in ready:
+            continue
         connection, _ = listener.accept()
         data, fds, _, _ = socket.recv_fds(connection, 1 << 20, 3)
-        if os.fork() == 0:
-            listener.close()
-            return watch(connection, json.loads(data), fds)
+        if not data:  # somebody asked whether the server is up
+            connection.close()
+            continue
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for mine in (listener, ended, wake, connection, *running.values()):
+                mine.close()
+            return become(json.loads(data), fds)
         for fd in fds:
             os.close(fd)
-        connection.close()
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        running[pid] = connection
+        with contextlib.suppress(OSError):
+            connection.sendall(b"%10d" % pid)
 
 
-def watch(connection: socket.socket, request: dict, fds: list[int]) -> list[str]:
-    """Fork the command, tell its pid, wait for it, tell its status."""
-    pid = os.fork()
-    if pid:
-        for fd in [*fds, 0]:
-            os.close(fd)
-        with contextlib.suppress(OSError):
-            connection.sendall(str(pid).encode())
-        status = os.waitpid(pid, 0)[1]
-        with contextlib.suppress(OSError):
-            connection.sendall(str(status).encode())
-        os._exit(0)
-    connection.close()
+def reap(running: dict[int, socket.socket]) -> None:
+    """Tell the status of every command that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            if connection := running.pop(found[0], None):
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(b"%10d" % found[1])
+
+
+def become(request: dict, fds: list[int]) -> list[str]:
+    """Take on the descriptors, folder, environment, limits and user asked for; returns the command's argv."""
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
     for fd in set(fds) - {0, 1, 2}:

@@ -37,7 +37,7 @@ def bash(script: Path, line: str, cwd: Path | None = None, **env: str) -> list[s
     ("ucl ev", ["evaluate"]), ("ucl evaluate ", ["clusters", "knn", "linear", "compare"]),
     ("ucl evaluate knn --te", ["--test", "--test-split", "--test-targets"]),
     ("ucl cluster --empty ", ["leave", "relocate", "error"]), ("ucl train-epoch --weights inv", ["inverse", "inverse-sqrt"]),
-    ("ucl init p", ["persistent", "pcp"]), ("ucl init pe", ["persistent"]), ("ucl init --set pcp.final", ["pcp.final_k="]),
+    ("ucl init p", ["persistent", "pcp", "profeat"]), ("ucl init pe", ["persistent"]), ("ucl init --set pcp.final", ["pcp.final_k="]),
     ("ucl init deepcluster --backbone conv", ["convnet"]), ("ucl convert --from np", ["npy", "npz"]),
     ("ucl init --set purify.keep_n", ["purify.keep_nearest="]), ("ucl completion z", ["zsh"]), ("ucl run --device c", ["cpu", "cuda"]),
     ("ucl evaluate linear --solver ", ["lbfgs", "sgd"]), ("ucl nonsense --x", []), ("ucl view lab", []), ("ucl cluster --k", ["--k"])])

@@ -121,6 +121,7 @@ def test_folded(ucl: Runner, sobel_made: Path, photos: Path, tmp_path: Path) -> 
     assert last[0].config["fold_sobel"]
 
 
+@pytest.mark.slow
 def test_out_and_in_again(ucl: Runner, sobel_made: Path, small: Path, tmp_path: Path) -> None:
     """import --fold-sobel, extract, export as .pt, .safetensors and .onnx, and back: the same features everywhere."""
     assert ucl("export", sobel_made / "model.h5", "-o", "behind.pt", "--no-head", cwd=tmp_path).code == 0

@@ -14,11 +14,11 @@ import torch
 from cli.harness import Runner, tree
 from cli.test_instance import copied, digests, longer, metrics, plans, same
 from cli.test_resume import cut
-from ucl import models, read
+from ucl import models, read, store
+from ucl.artifacts import replace
 from ucl.methods.method import plan_length
 from ucl.rundir import RunConfig, RunDir
 
-SLOW = pytest.mark.slow
 EPOCHS = {"odc": 3, "uic": 4}                              # uic: two epochs, then the final stage, of two
 FIRST: dict[str, list[list[object]]] = {"odc": [["extract"], ["cluster"], ["train-epoch"]], "uic": [["train-epoch"]]}
 SETS = {"odc": ("init.neck=6", "init.neck_hidden=12", "cluster.k=3", "odc.least=3", "odc.lr=4", "train-epoch.refresh_every=2"),
@@ -86,6 +86,7 @@ def test_the_shell_loop_is_run(ucl: Runner, begun: dict[str, Path], straight: di
     assert len({d for name, d in found.items() if name.endswith("model.h5")}) == 1 + EPOCHS[method]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", EPOCHS)
 def test_through_disk_it_is_the_same_run(ucl: Runner, begun: dict[str, Path], straight: dict[str, Path], tmp_path: Path, method: str) -> None:
     disk = copied(begun[method], tmp_path / "disk", 0)
@@ -286,6 +287,14 @@ def test_labels_by_the_classifier_are_those_of_the_final_stage(ucl: Runner, stra
         assert found.labels.tobytes() == wanted.tobytes(), path
         assert (found.k, found.info["method"], found.size.tolist()) == (3, "argmax", np.bincount(wanted, minlength=3).tolist())
     assert read(run / "work/labels.h5").history_epoch.tolist() == [1, 2]
+    assert ucl("cluster", "f.h5", "--method", "argmax", "--probs", "--model", model, "-o", "probs.h5", cwd=tmp_path).code == 0
+    probs, outside = read(tmp_path / "probs.h5"), read(tmp_path / "outside.h5")
+    assert probs.probs.shape == (24, 3)
+    assert probs.probs.sum(axis=1) == pytest.approx(np.ones(24), abs=1e-6)
+    assert np.array_equal(probs.score, probs.probs[np.arange(24), wanted])
+    assert store.content_of(replace(probs, probs=None, score=outside.score)) == outside.digest
+    little = ucl("cluster", "f.h5", "--method", "argmax", "--probs", "--model", model, "--memory", "1M", "-o", "x.h5", cwd=tmp_path)
+    assert (little.code, "--no-probs needs less" in little.err) == (2, True)
     result = ucl("train-epoch", cwd=run)                                              # the plan makes them itself
     assert result.code == 0
     assert digests(run)["epochs/0003/model.h5"] == digests(straight["uic"])["epochs/0003/model.h5"]
@@ -434,10 +443,10 @@ def test_a_dry_runs_toml_is_the_same_run(ucl: Runner, begun: dict[str, Path], ph
 
 # stopped inside an epoch
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "epoch", "signum", "code"), [
-    ("odc", 0, signal.SIGKILL, 137), *(pytest.param(*case, marks=SLOW) for case in (
-        ("odc", 0, signal.SIGUSR2, 75), ("odc", 1, signal.SIGKILL, 137), ("odc", 2, signal.SIGTERM, 143), ("uic", 0, signal.SIGKILL, 137),
-        ("uic", 1, signal.SIGUSR2, 75), ("uic", 2, signal.SIGKILL, 137), ("uic", 3, signal.SIGINT, 130)))])
+    ("odc", 0, signal.SIGKILL, 137), ("odc", 0, signal.SIGUSR2, 75), ("odc", 1, signal.SIGKILL, 137), ("odc", 2, signal.SIGTERM, 143),
+    ("uic", 0, signal.SIGKILL, 137), ("uic", 1, signal.SIGUSR2, 75), ("uic", 2, signal.SIGKILL, 137), ("uic", 3, signal.SIGINT, 130)])
 def test_cut_inside_an_epoch_it_is_the_undisturbed_one(ucl: Runner, straight: dict[str, Path], tmp_path: Path, method: str, epoch: int,
                                                        signum: int, code: int) -> None:
     """In each kind of epoch, gone on with by `run`, by `train-epoch` alone, or by the whole line of the loop: model, labels and metrics."""

@@ -76,7 +76,7 @@ def test_a_pipe_gives_the_same_bytes(ucl: Runner, photos: Path) -> None:
         assert ucl("pack", photos, *options, "-j", 3, stdout="pipe", env=env).out == path.read_bytes()
 
 
-@pytest.mark.parametrize("options", [(), ("--pack", "none"), pytest.param(("--pack", 24), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", [(), *(pytest.param(o, marks=pytest.mark.slow) for o in (("--pack", "none"), ("--pack", 24)))])
 def test_a_run_from_folder_pack_and_archive_is_one_run(ucl: Runner, tmp_path: Path, options: tuple[object, ...]) -> None:
     """Packed bytes, a tar archive, a pack of the archive: the same list, pixels, labels and models."""
     folder = ragged(tmp_path / "photos")

@@ -56,7 +56,8 @@ def straight(ucl: Runner, small_made: Path, labels: Path, tmp_path_factory: pyte
 
 # training in a run directory
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, 137), (signal.SIGUSR2, 75), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, 137), (signal.SIGUSR2, 75), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+                                              pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_an_epoch_goes_on_by_itself(ucl: Runner, small: Path, labels: Path, straight: Path, signum: int, code: int) -> None:
     """Cut once by a signal, then gone on with without any labels: model, labels and metrics are those of the undisturbed epoch."""
     work = small / "work"

@@ -38,3 +38,19 @@ def test_the_page_names_every_key_of_the_metrics(ucl: Runner, small: Path, photo
     page = (Path(__file__).parents[2] / "man" / "ucl-status.inc").read_text(encoding="utf-8")
     assert {key for key in keys if f"`{key}`" not in page} == set()
     assert json.loads((run / "epochs" / "0001" / "metrics.json").read_text())["kept"] == 0              # each image is its own cluster at first
+
+
+def test_the_run_of_the_lowest_metric(ucl: Runner, tmp_path: Path) -> None:
+    """As of an ensemble's members the one to keep: by what the runs themselves measured, no truth."""
+    for name, score in (("a", -1.5), ("b", -2.25), ("c", -2.25)):
+        ucl("init", "ir", "digits", "-o", name, "--set", "init.projection=8", cwd=tmp_path)
+        path = tmp_path / name / "epochs/0000/metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"score": score}))
+    result = ucl("status", "--lowest", "score", "a", "b", "c", cwd=tmp_path, stdout="pipe")
+    assert (result.code, result.text) == (0, "b\n")
+    wrong = ucl("status", "--lowest", "accuracy", "a", "b", cwd=tmp_path)
+    assert wrong.code == 65
+    assert wrong.lines[0] == "ucl status: error: a: epoch 0: no metric 'accuracy'"
+    several = ucl("status", "a", "b", cwd=tmp_path)
+    assert several.code == 2
+    assert "found 2 directories, wanted one" in several.lines[0]

@@ -1,8 +1,6 @@
 """ucl train-epoch: the commit of a generation; and a checkpoint outside of a run directory."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -114,11 +112,3 @@ def test_unreadable_images_stay_in_no_cluster(ucl: Runner, photos: Path, tmp_pat
     result = ucl("run", cwd=tmp_path / "run")                 # and the plan goes on, from another number of clusters
     assert result.code == 0
     assert "started cold, 20 iterations" in result.err
-
-
-def test_own_pid_in_a_lock_of_an_earlier_life(ucl: Runner, digits: Path) -> None:
-    """A container restarts with the same host name and the same pid."""
-    line = f'echo "$(hostname) $$ -" > lock; exec {sys.executable} -m ucl run --limit 1 -q'
-    done = subprocess.run(["sh", "-c", line], cwd=digits, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True, check=False)
-    assert done.returncode == 0, done.stderr

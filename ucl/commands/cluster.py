@@ -50,7 +50,14 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
 
     def needed(head: Any, n: int, d: int, path: int) -> memory.Need:
         context = session.context_of(head, run, common, "features", joins=False)
-        return memory.need(n, d, session.step_of(context, "cluster", stage, given).settings, path=path)  # type: ignore[arg-type]
+        settings = session.step_of(context, "cluster", stage, given).settings
+        found = memory.need(n, d, settings, path=path)  # type: ignore[arg-type]
+        if settings.method != "argmax" or not settings.probs:  # type: ignore[attr-defined]
+            return found
+        from ucl.argmax import Head
+
+        k = Head.of(classifier or _model(model, run)).k
+        return dataclasses.replace(found, least=found.least + 4 * n * k, less="--no-probs")
 
     asked = given.get("method") == "argmax"
     classifier = _model(model, run) if asked or model is not None else None  # told before anything is read

@@ -16,7 +16,8 @@ EXAMPLE = "ucl extract | ucl cluster -k 100 | ucl train-epoch"
 
 
 @command("train-epoch", machine=True, seed=True, compute=True)
-def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="Labels; - is standard input.", show_default=False)] = None, *,
+def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="Labels, or neighbours for scan and selflabel; - is standard "
+                                                         "input.", show_default=False)] = None, *,
          images: Annotated[str | None, typer.Option("--images", metavar="IMAGES", help="images.h5, folder, archive, data set or digits. "
                                                     "Default: the run directory's.")] = None,
          split: SplitOption = None, classes: ClassesOption = None,

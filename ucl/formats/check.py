@@ -193,7 +193,7 @@ def _header_problems(a: Artifact) -> list[str]:
     for path in a.names:
         item = SCHEMA[a.kind].item(path)
         enum = a.entry(path).enum
-        if item is not None and item.enum is not None and enum not in (None, dict(item.enum)):
+        if item is not None and item.enum is not None and enum is not None and not enum.items() <= item.enum.items():  # older files know fewer
             out.append(f"{a.name}: {path}: value names differ from those of {a.kind}")
     if not a.foreign and "/integrity/crc32" not in a:
         out.append(f"{a.name}: no checksums (/integrity/crc32)")
@@ -240,7 +240,7 @@ def _value_problems(a: Artifact) -> list[str]:
     if a.kind == "ucl/features":
         out += _finite_problems(a, ok)
     if a.kind == "ucl/labels":
-        out += _label_problems(a)
+        out += _label_problems(a) + _prediction_problems(a, ok)
     if a.kind == "ucl/neighbors":
         out += _neighbor_problems(a, ok)
     if a.kind == "ucl/pairs":
@@ -368,6 +368,22 @@ def _label_problems(a: Artifact) -> list[str]:
             out.append(f"{a.name}: /clusters/anchor: a row beyond the {len(labels)} samples")
     if "/clusters/size" in a:
         out += _size_problems(a, labels, k)
+    return out
+
+
+def _prediction_problems(a: Artifact, ok: NDArray[np.bool_] | None) -> list[str]:
+    """Probabilities of good images that are none, and clusters of an ensemble below -1."""
+    out, start = [], 0
+    for rows in a.rows("/probs", 4096) if "/probs" in a else ():
+        bad = ~((rows >= 0) & (rows <= 1)).all(axis=1)
+        if ok is not None:
+            bad &= ok[start : start + len(rows)]
+        if bad.any():
+            out.append(f"{a.name}: /probs[{start + int(np.argmax(bad))}]: no probabilities, but its status is OK")
+            break
+        start += len(rows)
+    if "/pred" in a and (least := a.read("/pred").min(initial=0)) < -1:
+        out.append(f"{a.name}: /pred: {least}, the least is -1, for none")
     return out
 
 

@@ -22,7 +22,7 @@ STATUS: Mapping[str, int] = {
 }  # fmt: skip
 FLAG: Mapping[str, int] = {
     "KEPT": 0, "CUT_BY_DISTANCE": 1, "DROPPED_BY_VOTE": 2, "PULLED_BACK": 3, "DISSOLVED": 4,
-    "BAD_IMAGE": 5,
+    "BAD_IMAGE": 5, "NOT_CONFIDENT": 6,
 }  # fmt: skip
 CORRECT: Mapping[str, int] = {"WRONG": 0, "RIGHT": 1, "LEFT_OUT": 2}
 
@@ -166,7 +166,7 @@ LABELS = FileType(
         Item("/labels", ("N",), "i4", True, help="cluster of each image; -1 is in no cluster"),
         Item("/flag", ("N",), "u1", False, enum=FLAG, help="why a label is what it is"),
         Item("/distance", ("N",), "f4", False, help="distance to the mean of the members"),
-        Item("/score", ("N",), "f4", False, help="score of the votes of past epochs; NaN without"),
+        Item("/score", ("N",), "f4", False, help="score of the votes of past epochs, or the largest of /probs; NaN without"),
         Item("/weight", ("N",), "f4", False, help="weight of each image in training"),
         Item("/clusters/centroid", ("K", "D"), "f4", False, help="centroids of k-means"),
         Item("/clusters/mean", ("K", "D"), "f4", False, help="means of the members"),
@@ -178,8 +178,8 @@ LABELS = FileType(
         Item("/pca/eigenvalues", ("D",), "f8", False, help="variance along each component"),
         Item("/history/labels", ("H", "N"), "i4", False, help="labels of earlier epochs, raw ids"),
         Item("/history/epoch", ("H",), "i4", False, help="epoch of each row of the history"),
-        Item("/probs", ("N", "C"), "f4", False, help="soft assignment"),
-        Item("/pred", ("E", "N"), "i4", False, help="predictions of an ensemble"),
+        Item("/probs", ("N", "C"), "f4", False, help="probability of each class of a classifier; NaN for a bad image"),
+        Item("/pred", ("E", "N"), "i4", False, help="clusters that the models of an ensemble gave, before /labels joined them; -1 for none"),
         _STATUS,
     ),
     attrs=(_PARENT_DIGEST,),

@@ -71,7 +71,7 @@ def settings_of(config: RunConfig) -> InitSettings:
     from ucl.models import view_defaults
 
     source = "digits" if config.images == "digits" else ""
-    by_method = method_named(config.method).init(Context(source=source))
+    by_method = method_named(config.method).init(Context(config.method, source=source, overrides=config.overrides))
     by_hand = {k.partition(".")[2]: v for k, v in config.overrides.items() if k.startswith("init.")}
     by_network = view_defaults(by_hand.get("backbone", InitSettings().backbone))
     return InitSettings().override(by_network).override(by_method).override(by_hand, "init")
@@ -261,7 +261,7 @@ def _top(model: Any, settings: InitSettings, seed: int) -> None:
 
     dim, key = int(models.restore(model).feature_dim), Key(seed, stage="init")
     made: dict[str, Any] = {}
-    if settings.projection:
+    if settings.projection and "projection" not in model.config:
         made["projection"] = (models.new_projection(dim, settings.projection, key, settings.projection_init) if settings.projection_layers == 1
                               else new_projector(dim, settings.projection, key, init=settings.projection_init))
         model.config["projection"] = settings.projection

@@ -37,18 +37,39 @@ def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) 
     if run is None:
         assert asked is not None
         lines.append(f"{_init_line(asked, where)} && cd {shlex.quote(where)}")
-    later = plan(dataclasses.replace(context, epoch=context.epoch + 1)) if left > 1 else steps
-    if [s.stage for s in later] != [s.stage for s in steps]:
-        lines.append(f"{_pipe(steps, differing)} || exit")
-        steps_left = later
+    turns = _kinds_of_turns(context, total)
+    if len(turns) < 3:
+        lines += [f"{_pipe(steps, differing)} || exit"] if len(turns) == 2 else []
+        lines += ["until ucl status --done; do", f"    {_pipe(turns[-1][2] if turns else steps, differing)} || exit", "done"]
     else:
-        steps_left = steps
-    lines += ["until ucl status --done; do", f"    {_pipe(steps_left, differing)} || exit", "done"]
+        lines.append('until ucl status --done; do eval "$(ucl status --next)" || exit; done')
+        lines += [f"# epoch{'' if last == first else 's'} {first + 1}{'' if last == first else f' to {last + 1}'}: {_pipe(kind, differing)}"
+                  for first, last, kind in turns]
     if differing:
         lines.append("# the plan's, from epoch to epoch: " + ends_text(differing))
     if not left:
         lines.append("# the plan is done")
     return [*lines, *_costs(run, config, init, steps, left)]
+
+
+def _kinds_of_turns(context: Context, total: int) -> list[tuple[int, int, list[Step]]]:
+    """The epochs that are left, in runs of the same pipe: (first, last, steps of the first)."""
+    found: list[tuple[int, int, list[Step]]] = []
+    for epoch in range(context.epoch, total):
+        steps = plan(dataclasses.replace(context, epoch=epoch))
+        if found and [(s.verb, s.stage) for s in found[-1][2]] == [(s.verb, s.stage) for s in steps]:
+            found[-1] = (found[-1][0], epoch, found[-1][2])
+        else:
+            found.append((epoch, epoch, steps))
+    return found
+
+
+def next_line(run: RunDir) -> str:
+    """The next turn as a line of shell; the commands find their settings in the plan."""
+    from ucl.front.session import unfinished
+
+    verbs = [step.verb for step in plan(run.next_turn())]
+    return " | ".join(f"ucl {verb}" for verb in (["train-epoch"] if "train-epoch" in unfinished(run) else verbs))
 
 
 def _pipe(steps: list[Step], differing: Collection[tuple[str, str]]) -> str:

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ucl.context import Context
-from ucl.errors import DataError
+from ucl.errors import DataError, UsageError
 from ucl.front import session
 from ucl.front.console import say
 from ucl.front.listing import list_of
 from ucl.front.options import Common
 from ucl.front.streams import find_input, open_output, stdin_is_data
+from ucl.methods.method import plan
+from ucl.profeat_settings import models_needed
 from ucl.rundir import RunDir
 
 if TYPE_CHECKING:
-    from ucl.artifacts import Features
+    from ucl.artifacts import Features, Labels
     from ucl.formats.reader import Artifact
     from ucl.memory import Need
 
@@ -51,6 +53,58 @@ def load_input(given: str | None, run: RunDir | None, what: str, common: Common,
         else:
             run.check(dataclasses.replace(context, generation=-1), name)
     return artifact, context
+
+
+def fitting(files: list[str], rule: str | None) -> bool:
+    """Whether labels of several models are to be joined; ``rule`` is None where it is not known yet.
+
+    Raises:
+        UsageError: fewer or more files than the rule takes, or standard input twice.
+    """
+    if files.count("-") > 1:
+        raise UsageError(f"labels: found - {files.count('-')} times, wanted at most once: there is one standard input", "name the others as files")
+    if rule == "agree" and len(files) < 2:
+        found = f"the labels of one model, {files[0]}" if files else "no file of labels"
+        raise UsageError(f"rule agree: found {found}, wanted those of at least 2 models", "ucl purify --rule agree one/labels.h5 two/labels.h5")
+    if rule not in ("agree", None) and len(files) > 1:
+        raise UsageError(f"labels: found {len(files)} files, wanted one: the rule {rule} purifies the labels of one model",
+                         "name one, or --rule agree, which joins those of several models")
+    return rule == "agree"
+
+
+def load_members(files: list[str], first: Labels, at_least: int, run: RunDir | None, common: Common) -> list[tuple[str, Labels]]:
+    """Names and labels of the models of an ensemble, without what joining them does not look at.
+
+    Args:
+        first: those of the first file, which is loaded already.
+        at_least: models that must agree; 0 = all.
+
+    Raises:
+        UsageError: more must agree than there are.  DataError: see `load_input`.
+    """
+    models_needed(at_least, len(files))
+    found = []
+    for number, file in enumerate(files):
+        one = load_input(file, run, "labels", common)[0] if number else first
+        found.append(("stdin" if file == "-" else file, dataclasses.replace(
+            one, flag=None, distance=None, score=None, weight=None, centroid=None, mean=None, probs=None, pca=None)))
+    return found
+
+
+def labels_to_purify(given: str | None, run: RunDir | None, common: Common) -> tuple[Any, Context]:
+    """Labels and context of `purify`: a file's, a stream's, or those that the plan purifies: work/'s, or where it begins a turn with it the
+    generation's.
+
+    Raises:
+        DataError: see `load_input`.
+    """
+    if run is not None and given is None and not stdin_is_data():
+        context = run.next_turn()
+        steps = plan(context)
+        if steps[0].verb == "purify" and "labels" in steps[0].reads:
+            context = context if common.seed is None else dataclasses.replace(context, seed=common.seed)
+            return session.load_slot(run, context.generation, "labels"), context
+    return load_input(given, run, "labels", common)
 
 
 def features_reader(memory: int, needed: Callable[[Features, int, int, int], Need], work: str = "clustering") -> Reader:
@@ -115,6 +169,11 @@ def _header(file: Artifact, nothing: Any) -> Features:
                     str(a.get("transform") or "{}"), context=Context.from_json(text or "{}", file.name), foreign=not text)
 
 
+_TOLD = ("objective", "empty", "kept", "cut_by_distance", "dropped_by_vote", "pulled_back", "not_confident", "dissolved", "models", "agree",
+         "largest")
+"""What is said of labels in one line, where their info or that of their purification has it."""
+
+
 def write_labels(command: str, labels: Any, where: str, common: Common, as_json: bool, *, force: bool,
                  run: RunDir | None) -> int:
     """Write labels and say in one line what they are."""
@@ -129,6 +188,6 @@ def write_labels(command: str, labels: Any, where: str, common: Common, as_json:
     elif not common.quiet:
         info = info | info.get("purify", {})
         extra = ", ".join(f"{k.replace('_', ' ')} {info[k]:.6g}" if isinstance(info[k], float) else f"{k.replace('_', ' ')} {info[k]}"
-                          for k in ("objective", "empty", "kept", "cut_by_distance", "dropped_by_vote", "pulled_back", "dissolved") if k in info)
+                          for k in _TOLD if k in info)
         say(f"{command}: {labels.title()}" + (f"; {extra}" if extra else "") + (f"; in {where}" if where != "-" else ""))
     return 0

@@ -12,7 +12,8 @@ from ucl.context import Context
 from ucl.errors import DataError, InputMissing, OutputRefused
 from ucl.front.options import Common
 from ucl.memory import budget
-from ucl.methods.method import Step, plan, step_for
+from ucl.methods.method import KEPT, Step, plan, step_for
+from ucl.run import next_input, written
 from ucl.rundir import RunDir
 
 log = logging.getLogger("ucl.session")
@@ -124,9 +125,11 @@ def unfinished(run: RunDir) -> dict[str, Any]:
     safe = run.safe_points(0)
     epoch = safe.midway() if steps else None
     if epoch is not None:
-        wanted = {"generation": context.generation, "model": context.generation_digest, "seed": context.seed, "stage": steps[0].stage,
+        source = steps[0].trained[0]
+        digest = context.generation_digest if source == "model" else digest_of(run.file(context.generation, source))
+        wanted = {"generation": context.generation, "model": digest, "seed": context.seed, "stage": steps[0].stage,
                   "settings": steps[0].settings.as_dict(), **same}
-        if not unlike(epoch["identity"], wanted) and ("labels" not in steps[0].reads or safe.labels() is not None):
+        if not unlike(epoch["identity"], wanted) and (not next_input(context) or safe.made() is not None):
             found["train-epoch"] = {name: epoch[name] for name in ("epoch", "batches", "of")}
     rows = rows_of(run.partial("features"))
     if rows is not None and rows.done and rows.context.generation_digest == context.generation_digest and not unlike(rows.note, same):
@@ -139,16 +142,60 @@ def load_model(run: RunDir, generation: int) -> Any:
     return load_kept(run.file(generation, "model"), "ucl/checkpoint")
 
 
+def digest_of(path: Path) -> str:
+    """Content digest of a file of the run directory."""
+    from ucl.formats.reader import open_artifact
+
+    with open_artifact(path) as file:
+        return file.digest
+
+
 def load_labels(run: RunDir, generation: int) -> Any:
     """The labels of a generation, or None where it has none (the untrained model's, and all of a method without clusters)."""
-    if not generation or not makes_labels(run.context(generation)):
-        return None
-    return load_kept(run.file(generation, "labels"), "ucl/labels")
+    return load_slot(run, generation, "labels")
 
 
-def makes_labels(context: Context) -> bool:
-    """Whether a turn of the plan makes pseudo-labels; ir, is and and train without."""
-    return any("labels" in step.writes for step in plan(context))
+def load_slot(run: RunDir, generation: int, slot: str) -> Any:
+    """What a generation has in a slot, or None where nothing has written it yet, and the next turn does not begin with it.
+
+    Raises:
+        InputMissing: it is gone.
+    """
+    path = run.file(generation, slot)
+    if not path.exists():
+        context = run.context(generation)
+        if not generation or slot not in written(dataclasses.replace(context, epoch=generation - 1)) | _begun_with(context):
+            return None
+    return load_kept(path, KEPT[slot])
+
+
+def _begun_with(context: Context) -> frozenset[str]:
+    """Slots that a turn reads before it makes them itself."""
+    made: set[str] = set()
+    found: set[str] = set()
+    for step in plan(context):
+        found |= set(step.reads) - made
+        made |= set(step.writes)
+    return frozenset(found)
+
+
+def load_slots(run: RunDir, generation: int) -> dict[str, Any]:
+    """All that a turn may go on from: the image list, and what the generation keeps."""
+    found = {slot: load_slot(run, generation, slot) for slot in KEPT}
+    return {"images": load_images(run)} | {slot: kept for slot, kept in found.items() if kept is not None}
+
+
+def load_agreed(run: RunDir) -> Any:
+    """The labels of an ensemble that were put into work/; None without."""
+    from ucl.store import load
+
+    path = run.work("agreed")
+    return load(path, "ucl/labels") if path.exists() else None
+
+
+def has_labels(run: RunDir) -> bool:
+    """Whether the newest generation has pseudo-labels; those of ir, is and simclr have none."""
+    return run.file(run.newest, "labels").exists()
 
 
 def load_images(run: RunDir) -> Any:

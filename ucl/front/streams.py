@@ -104,7 +104,8 @@ def find_input(given: str | None, run: RunDir | None, work: str) -> tuple[Path |
         raise UsageError(f"no {work}: give a file, pipe it in, or work in a run directory")
     path = run.work(work)
     if not path.exists():
-        raise InputMissing(f"{path}: not there yet", f"pipe the {work} in, or make them first: the step before writes {path}")
+        raise InputMissing(f"{path}: not there yet", f"pipe the {work} in, as ucl status --next says, or make them first: the step before "
+                                                     f"writes {path}")
     return path, str(path)
 
 

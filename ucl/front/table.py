@@ -50,7 +50,7 @@ def table_of(file: str | None) -> Table:
         run = RunDir.here()
         if run is None:
             raise UsageError("no FILE, and this is no run directory")
-        labelled = run.newest and session.makes_labels(run.context())
+        labelled = session.has_labels(run)
         source = run.file(run.newest, "labels") if labelled else run.path / "images.h5"
         name = str(source)
     with open_artifact(source, name=name) as opened:

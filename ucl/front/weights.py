@@ -39,14 +39,14 @@ def initial(settings: InitSettings, by_hand: frozenset[str], common: Common) -> 
         provenance of the run that it is of, if it is of one; and what the provenance says of the weights.
 
     Raises:
-        DataError: they do not fit.  InputMissing, Unavailable: they cannot be had.
+        DataError: they do not fit, or have another projection than was asked for.  InputMissing, Unavailable: they cannot be had.
     """
     from ucl.front.listing import is_hdf5
 
     speak = speaker(common)
     before, remark = None, ""
     if is_hdf5(settings.weights):
-        found, before, remark = pretrained.of_run(Path(settings.weights), settings.weights)
+        found, before, remark = pretrained.of_run(Path(settings.weights), settings.weights, projection=settings.projection > 0)
         told = pretrained.known(found, settings.backbone)
     else:
         found, told = pretrained.start(settings.backbone, settings.weights, speak)
@@ -60,9 +60,30 @@ def initial(settings: InitSettings, by_hand: frozenset[str], common: Common) -> 
     if told.get("size", settings.size) != settings.size:
         notes.append(f"its views were of {told['size']} px, here they are of {settings.size}: --size")
     speak(f"{found.name}: {'; '.join(notes)}")
+    if before is not None and settings.projection:
+        settings = _with_projection(settings, model, before, by_hand)
     model.config["weights"] = f"sha256:{model.weights_digest()}"  # of the tensors: the same from any file that holds them
     model.provenance = list(before.provenance) if before is not None else []
     return settings, model, {"weights": Path(settings.weights).name, "weights-sha256": found.sha256}
+
+
+def _with_projection(settings: InitSettings, model: Any, before: Any, by_hand: frozenset[str]) -> InitSettings:
+    """Put the projection of a run's network on top, if it has one; returns the settings that say which.
+
+    Raises:
+        DataError: another width or depth was asked for by hand.
+    """
+    kept = {name: v for name, v in before.model.items() if name.startswith("projection.")}
+    if not kept:
+        return settings
+    model.model |= kept
+    model.config["projection"] = int(before.config["projection"])
+    found = {"projection": model.config["projection"], "projection_layers": 2 if "projection.0.weight" in kept else 1}
+    for name in by_hand & set(found):
+        if getattr(settings, name) != found[name]:
+            raise DataError(f"{Path(settings.weights).name}: {name} {found[name]}, asked for {getattr(settings, name)}",
+                            f"leave init.{name} out; ucl export and ucl import the weights alone for a new projection")
+    return settings.override(found)
 
 
 def with_weights(backbone: str, weights: str, size: int | None, common: Common, *, sobel: bool) -> Any:

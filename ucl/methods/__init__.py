@@ -22,6 +22,9 @@ METHODS: dict[str, tuple[str, str]] = {
     "odc": ("ucl.methods.odc", "Zhan et al., CVPR 2020: clustered once; then labels and centroids move with the network, batch by batch"),
     "uic": ("ucl.methods.uic", "Chen et al., ECCV Workshops 2020: the network's own class of a view is the image's label in the next epoch"),
     "simclr": ("ucl.methods.simclr", "Chen et al., ICML 2020: two views of each image told from the rest of the batch, on a projection"),
+    "scan": ("ucl.methods.scan", "Van Gansbeke et al., ECCV 2020: a given network's neighbours in one class, then the sure images' own labels"),
+    "profeat": ("ucl.methods.profeat", "simclr and scan in turns, the sure images, or those that several models agree on, being told apart "
+                "together; alone or as one of an ensemble"),
 }
 
 

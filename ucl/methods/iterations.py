@@ -7,12 +7,25 @@ alone the contrastive step.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from ucl.context import Context
 from ucl.errors import UsageError
+from ucl.methods.method import set_by_hand
 from ucl.profeat_settings import AGREE, WHOLE, ProfeatSettings, ScanSettings, SimclrSettings, default_connections
+from ucl.settings import PlanSettings
+
+FEWEST_STEPS = 4
+"""Steps of an epoch that a batch leaves where it is not set by hand."""
+
+DIGITS: dict[str, Any] = {"contrast_epochs": 60, "contrast_batch": 256, "scan_epochs": 30, "scan_lr": 1e-3, "self_epochs": 10, "refine_epochs": 15,
+                          "iterations": 3, "threshold": 0.9, "self_threshold": 0.9}
+"""Of the built-in digits: shorter stages; as so few steps leave hardly an image above 0.99, a lower threshold, which half of them pass."""
 
 CONTRAST, REFINE, SCAN, SELF = "contrast", "refine", "scan", "selflabel"
 """Names of the stages; each has optimizer and draws of its own."""
@@ -43,6 +56,50 @@ class Place:
     def last(self) -> bool:
         """Whether the stage ends."""
         return self.epoch == self.of - 1
+
+
+T = TypeVar("T", SimclrSettings, ScanSettings, ProfeatSettings)
+
+
+def settled(context: Context, kind: type[T]) -> T:
+    """The method's table, with epochs, batches and learning rates for the data at hand where they are not set by hand.
+
+    A batch leaves an epoch `FEWEST_STEPS` steps, and SGD's learning rates go with it; of SimCLR alone, the plan's epochs are its epochs.
+
+    Raises:
+        UsageError: a larger batch than there are images, as many clusters, or a setting by hand that the others leave idle.
+    """
+    by_hand = tuple(sorted(set_by_hand(context, context.method).items()))
+    planned = PlanSettings().override(set_by_hand(context, "plan")).epochs
+    return _settled(kind, context.method, by_hand, planned, context.source, context.images)  # type: ignore[no-any-return,arg-type]
+
+
+@functools.lru_cache(16)  # a plan of thousands of epochs asks in every one
+def _settled(kind: type[T], method: str, set_: tuple[tuple[str, str], ...], planned: int, source: str, images: int) -> T:
+    by_hand = dict(set_)
+    found = kind().override(by_hand, f"ucl.toml: [{method}]")
+    told: dict[str, Any] = dict(DIGITS) if source == "digits" else {}
+    if planned and kind is SimclrSettings:
+        told["contrast_epochs"] = planned
+    for name in ("contrast_batch", "scan_batch", "self_batch"):
+        if hasattr(found, name):
+            told[name] = max(2, min(told.get(name, getattr(found, name)), images // FEWEST_STEPS))
+    if isinstance(found, SimclrSettings) and "contrast_batch" not in by_hand:
+        share = told["contrast_batch"] / found.contrast_batch
+        told |= {"contrast_lr": found.contrast_lr * share, "contrast_lr_end": found.contrast_lr_end * share}
+        if isinstance(found, ProfeatSettings):
+            told["refine_lr"] = tuple(lr * share for lr in found.refine_lr)
+    if isinstance(found, ProfeatSettings):
+        told["least_batch"] = min(found.least_batch, told["contrast_batch"] if "contrast_batch" not in by_hand else found.contrast_batch)
+    found = dataclasses.replace(found, **{name: v for name, v in told.items() if hasattr(found, name) and name not in by_hand})
+    found.refuse_unread(by_hand, f"ucl.toml: [{method}]")
+    if not sum(e for _, e in stages(0, found)):
+        raise UsageError(f"{method}.contrast_epochs: found 0, wanted at least 1")
+    try:
+        refuse(found, images)
+    except UsageError as error:
+        raise UsageError(f"{method}.{error.message}", error.hint) from error
+    return found
 
 
 def stages(iteration: int, settings: SimclrSettings | ScanSettings) -> tuple[tuple[str, int], ...]:
@@ -122,7 +179,7 @@ def learning_rate(place: Place, settings: SimclrSettings | ScanSettings) -> floa
 
 def least_connections(settings: ProfeatSettings) -> int:
     """t_c, with the rule for any batch and number of clusters worked out."""
-    return default_connections(settings.contrast_batch, settings.classes) if settings.connections < 0 else settings.connections
+    return default_connections(settings.contrast_batch, settings.k) if settings.connections < 0 else settings.connections
 
 
 def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
@@ -138,21 +195,28 @@ def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
     found = {"contrast_batch": settings.contrast_batch} if isinstance(settings, SimclrSettings) else {}
     left = images
     if isinstance(settings, ScanSettings):
-        if settings.classes >= images:
-            raise UsageError(f"classes: found {settings.classes} for {images} images, wanted fewer clusters than images")
-        left = images - int(settings.held_out * images) if settings.select == "held-out" else images
+        if settings.k >= images:
+            raise UsageError(f"k: found {settings.k} for {images} images, wanted fewer clusters than images")
+        left = images - int(1.2 * settings.held_out * images) if settings.select == "held-out" else images  # each is held out by its own draw
         found |= {"scan_batch": settings.scan_batch} | ({"self_batch": settings.self_batch} if settings.self_epochs else {})
+    if isinstance(settings, ProfeatSettings) and settings.iterations > 1 and settings.least_batch > settings.contrast_batch:
+        raise UsageError(f"least_batch: found {settings.least_batch}, wanted at most {settings.contrast_batch}, the images of a batch",
+                         "fewer, or a larger contrast_batch")
     for name, batch in found.items():
-        most = images if name == "contrast_batch" else left
+        most = left if name == "scan_batch" else images
         if batch > most:
             raise UsageError(f"{name}: found {batch} for {most} images to draw, wanted at most {most}: only whole batches are trained on",
                              f"a smaller {name}")
 
 
-def advice(settings: ProfeatSettings | ScanSettings) -> Iterator[str]:
-    """What is allowed and does not do what one may expect."""
-    if settings.scan_batch < 10 * settings.classes:
-        yield (f"a batch of {settings.scan_batch} pairs is fewer than 10 for each of {settings.classes} clusters: their use is not to be "
+def advice_of(settings: ProfeatSettings | ScanSettings, epochs: int) -> Iterator[str]:
+    """What is allowed and does not do what one may expect; ``epochs``: the plan's."""
+    if epochs < length(settings):
+        yield f"the plan ends after {epochs} epochs, of {length(settings)} of all its stages"
+    elif epochs > length(settings):
+        yield f"{epochs - length(settings)} epochs follow the last stage, and go on with it"
+    if settings.scan_batch < 10 * settings.k:
+        yield (f"a batch of {settings.scan_batch} pairs is fewer than 10 for each of {settings.k} clusters: their use is not to be "
                "estimated from it")
     if settings.self_epochs and settings.self_threshold == 1:
         yield "no probability is above a threshold of 1: the epochs of self-labels change nothing"

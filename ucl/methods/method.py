@@ -11,6 +11,9 @@ from ucl.context import Context
 from ucl.errors import ConfigError, UsageError
 from ucl.settings import METHOD_TABLES, SETTINGS, PlanSettings, Settings
 
+KEPT = {"model": "ucl/checkpoint", "classifier": "ucl/checkpoint", "labels": "ucl/labels", "neighbors": "ucl/neighbors"}
+"""Slots that a generation keeps, and what they hold; those that a turn does not write go on as they are."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -29,6 +32,11 @@ class Step:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     name: str = ""
+
+    @property
+    def trained(self) -> tuple[str, str]:
+        """Of a training step the slot of the model that it starts from, and the one it writes: "model", or "classifier" beside it."""
+        return ("classifier" if "classifier" in self.reads else "model", "classifier" if "classifier" in self.writes else "model")
 
     @property
     def stage(self) -> str:

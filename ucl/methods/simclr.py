@@ -9,60 +9,49 @@ memory.  As a shell loop:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ucl.context import Context
-from ucl.errors import UsageError
 from ucl.methods.deepcluster import DIGITS
-from ucl.methods.iterations import at, contrast_rate
+from ucl.methods.iterations import Place, at, contrast_rate, settled
 from ucl.methods.method import Method, Step, plan_length, set_by_hand
-from ucl.settings import InitSettings, PlanSettings, SimclrSettings, TrainSettings
-
-DIGITS_EPOCHS = 30
-FEWEST_STEPS = 4
-"""Steps of an epoch that a batch leaves where it is not set by hand."""
+from ucl.settings import InitSettings, ScanSettings, SimclrSettings, TrainSettings
 
 PROJECTION: dict[str, Any] = {"projection": 128, "projection_layers": 2, "projection_init": "torch"}
 
 
-def settled(context: Context) -> SimclrSettings:
-    """The table [simclr], with epochs, batch and learning rate for the data at hand.
-
-    Raises:
-        UsageError: a larger batch than there are images, or too few images.
-    """
-    by_hand = set_by_hand(context, "simclr")
-    found = SimclrSettings().override(by_hand, "ucl.toml: [simclr]")
-    planned = PlanSettings().override(set_by_hand(context, "plan")).epochs
-    if "contrast_epochs" not in by_hand:
-        found = dataclasses.replace(found, contrast_epochs=planned or (DIGITS_EPOCHS if context.source == "digits" else found.contrast_epochs))
-    if "contrast_batch" not in by_hand:
-        batch = max(2, min(found.contrast_batch, context.images // FEWEST_STEPS))
-        share = batch / found.contrast_batch
-        found = dataclasses.replace(found, contrast_batch=batch)
-        if "contrast_lr" not in by_hand:
-            found = dataclasses.replace(found, contrast_lr=found.contrast_lr * share, contrast_lr_end=found.contrast_lr_end * share)
-    if found.contrast_batch > context.images:
-        raise UsageError(f"simclr.contrast_batch: found {found.contrast_batch}, wanted at most {context.images}, the number of usable images: only "
-                         "whole batches are trained on", "a smaller batch")
-    return found
-
-
 def steps(context: Context) -> Iterator[Step]:
     """One turn: training alone."""
-    settings = settled(context)
-    views = {k: v for k, v in DIGITS["train-epoch"].items() if k not in ("batch", "weight_decay")} if context.source == "digits" else {}
-    train = TrainSettings(objective="contrast", batch=settings.contrast_batch, lr=contrast_rate(at(context.epoch, settings), settings),
+    settings = settled(context, SimclrSettings)
+    yield contrastive(context, at(context.epoch, settings), settings)
+
+
+def contrastive(context: Context, place: Place, settings: SimclrSettings, labels: str = "", more: Mapping[str, Any] | None = None,
+                writes: tuple[str, ...] = ("model",)) -> Step:
+    """The training of an epoch.
+
+    Args:
+        place: where in an iteration.
+        labels: slot of the images' labels, by which they attract each other; "" = each image alone.
+        more: settings beside those of the first contrastive step.
+        writes: slots.
+    """
+    train = TrainSettings(objective="contrast", batch=settings.contrast_batch, lr=contrast_rate(place, settings),
                           momentum=settings.contrast_momentum, weight_decay=settings.contrast_weight_decay, tau=settings.tau,
-                          first_only=settings.anchors == "first").override(views)
-    yield Step("train-epoch", train, reads=("images", "model"), writes=("model",))
+                          first_only=settings.anchors == "first").override(contrast_views(context) | dict(more or {}))
+    name = place.stage if isinstance(settings, ScanSettings) else ""  # of several in a plan
+    return Step("train-epoch", train, reads=("images", "model", *((labels, "previous") if labels else ())), writes=writes, name=name)
+
+
+def contrast_views(context: Context) -> dict[str, Any]:
+    """What is drawn of a view, where it is not SimCLR's recipe for small images, which the settings have."""
+    return {k: v for k, v in DIGITS["train-epoch"].items() if k not in ("batch", "weight_decay")} if context.source == "digits" else {}
 
 
 def length(context: Context) -> int:
     """500 epochs; of the digits 30."""
-    return settled(context).contrast_epochs
+    return settled(context, SimclrSettings).contrast_epochs
 
 
 def init(context: Context) -> Mapping[str, Any]:
@@ -77,7 +66,7 @@ def beside(context: Context) -> Mapping[str, Mapping[str, Any]]:
 
 def advice(context: Context) -> Iterator[str]:
     """That the plan ends before or after the learning rate does; that there is no projection."""
-    epochs, total = settled(context).contrast_epochs, plan_length(context)
+    epochs, total = settled(context, SimclrSettings).contrast_epochs, plan_length(context)
     if total < epochs:
         yield f"the plan ends after {total} epochs, the learning rate falls over {epochs}"
     elif total > epochs:

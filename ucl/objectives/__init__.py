@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn, optim
 
-    from ucl.artifacts import Checkpoint, ImageList, Labels
+    from ucl.artifacts import Checkpoint, ImageList, Labels, Neighbors
     from ucl.device import Runtime
     from ucl.keys import Key
     from ucl.settings import TrainSettings
@@ -23,7 +23,7 @@ class Look:
 
     Attributes:
         rows: (B,) images.  places: (B,) draw positions, which with the view name the draws.
-        view: which view of each.
+        view: which view of each; `FIXED` = the one that nothing is drawn of.
     """
 
     rows: NDArray[np.int64]
@@ -31,8 +31,10 @@ class Look:
     view: int = 0
 
 
+FIXED = -1
+
 Pass = tuple[Look, ...]
-"""A forward pass through the network: whose views are joined."""
+"""A forward pass through the network: whose views are joined.  One of fixed views alone makes targets: no gradient is taken of it."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Made:
 
     Attributes:
         labels: (N,) int32, -1 for none.  k: number of clusters.
+        probs: (N, k) float32, NaN in rows of bad images; their largest is the label's score.  None from what knows no probabilities.
     """
 
     labels: NDArray[np.int32]
     k: int
+    probs: NDArray[np.float32] | None = None
 
 
 def of_views(rows: NDArray[np.int64], places: NDArray[np.int64], *passes: tuple[int, ...]) -> list[Pass]:
@@ -59,12 +63,14 @@ class Objective(Protocol):
     Attributes:
         columns: names of the parts of the loss, beside the loss itself.
         trained: part of the checkpoint -> module, trained by the network's own optimizer.
+        trains_network: whether the network itself is; else it is in evaluation mode, and no gradient is taken of it.
         optimizers: of modules of its own.
         keeps: names in the checkpoint's memory that are this objective's; what it does not hand on of them is dropped.
     """
 
     columns: tuple[str, ...]
     trained: dict[str, nn.Module]
+    trains_network: bool
     optimizers: list[optim.SGD]
     keeps: frozenset[str]
 
@@ -95,8 +101,8 @@ class Objective(Protocol):
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         """Buffers of `optimizers`, as far as the next epoch, or with ``midway`` the rest of this one, goes on with them."""
 
-    def finish(self) -> dict[str, Any]:
-        """Once, after the last step: metrics of the epoch."""
+    def finish(self, network: nn.Module) -> dict[str, Any]:
+        """Once, after the last step: metrics of the epoch.  What it does to the network is in the checkpoint."""
 
     def handed_on(self) -> Made | None:
         """Labels that the epoch itself made; None from one that makes none."""
@@ -127,8 +133,8 @@ def of_these_images(model: Checkpoint, images: ImageList, name: str) -> None:
                         "go on from a checkpoint of these images, or ucl export and ucl import the weights alone")
 
 
-def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key, runtime: Runtime, *,
-              midway: bool) -> Objective:
+def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, neighbors: Neighbors | None, settings: TrainSettings,
+              key: Key, runtime: Runtime, *, midway: bool) -> Objective:
     """The objective of an epoch.
 
     Args:
@@ -136,6 +142,7 @@ def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | N
         dim: of the network's features.
         images: the list.
         labels: pseudo-labels with the list's samples; None = none, which classification refuses, and ODC without clusters of its own.
+        neighbors: nearest images of each, with the list's samples; None = none, which scan refuses.
         settings: which objective, and its numbers.
         key: of the epoch.
         runtime: device.
@@ -160,6 +167,14 @@ def objective(model: Checkpoint, dim: int, images: ImageList, labels: Labels | N
         from ucl.objectives.self_labelled import SelfLabelled
 
         return SelfLabelled(model, dim, images, labels, settings, key, runtime, midway=midway)
+    if settings.objective == "scan":
+        from ucl.objectives.scan_epoch import Scan
+
+        return Scan(model, dim, images, neighbors, settings, key, runtime, midway=midway)
+    if settings.objective == "selflabel":
+        from ucl.objectives.selflabel_epoch import SelfLabel
+
+        return SelfLabel(model, dim, images, neighbors, settings, key, runtime, midway=midway)
     from ucl.errors import DataError
     from ucl.objectives.classify import Classify
 

@@ -29,6 +29,7 @@ class Classify:
     """
 
     columns: tuple[str, ...] = ()
+    trains_network = True
     keeps = frozenset({REMEMBERED})
     trained: dict[str, nn.Module]
 
@@ -118,7 +119,7 @@ class Classify:
 
         return models.momentum_arrays(self.optimizer, self.head, "head/") if midway or self.settings.head == "kept" else {}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: nn.Module) -> dict[str, Any]:
         return {}
 
     def handed_on(self) -> None:

@@ -14,9 +14,11 @@ from ucl.device import Runtime
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
-def fixed_views(images: ImageList, model: Checkpoint, runtime: Runtime, batch: int) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+def fixed_views(images: ImageList, model: Checkpoint, runtime: Runtime, batch: int, network: nn.Module | None = None) -> Iterator[
+        tuple[NDArray[np.int64], torch.Tensor]]:
     """Rows of the list and their features, after the final ReLU.
 
     Args:
@@ -24,6 +26,7 @@ def fixed_views(images: ImageList, model: Checkpoint, runtime: Runtime, batch: i
         model: network, and in its config size and normalisation of the views.
         runtime: the machine.
         batch: images at a time; last bits depend on it.
+        network: on the device, left in evaluation mode; None = the checkpoint's.
 
     Yields:
         (B,) int64 rows and (B, D) float32 on the device, without gradient.
@@ -38,7 +41,7 @@ def fixed_views(images: ImageList, model: Checkpoint, runtime: Runtime, batch: i
 
     config = model.config
     batches = Batches(images, runtime, int(config["size"]), tuple(config["mean"]), tuple(config["std"]))
-    features = runtime.compiled(models.restore(model).to(batches.device).eval())
+    features = runtime.compiled((models.restore(model).to(batches.device) if network is None else network).eval())
     rows = np.flatnonzero(images.samples.ok)
     for start in range(0, len(rows), batch):
         stop.check()

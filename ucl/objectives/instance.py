@@ -38,6 +38,7 @@ class Instance:
     """
 
     optimizers: list[optim.SGD]
+    trains_network = True
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
                  runtime: Runtime, *, midway: bool) -> None:
@@ -136,7 +137,7 @@ class Instance:
     def momentum(self, *, midway: bool) -> dict[str, NDArray[Any]]:
         return {}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: nn.Module) -> dict[str, Any]:
         return {}
 
     def handed_on(self) -> None:

@@ -33,6 +33,7 @@ class OnlineEpoch:
     """
 
     columns: tuple[str, ...] = ()
+    trains_network = True
     keeps = KEPT
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
@@ -101,7 +102,7 @@ class OnlineEpoch:
     def settle(self) -> None:
         """Every step leaves all up to date."""
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: nn.Module) -> dict[str, Any]:
         counts = self.online.counts
         size = self.online.parts.size
         return {"relabelled": counts["changed"] / max(counts["seen"], 1), "smallest": int(size.min()),

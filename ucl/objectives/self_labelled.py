@@ -35,6 +35,7 @@ class SelfLabelled:
     """
 
     columns: tuple[str, ...] = ()
+    trains_network = True
     keeps = frozenset({TARGETS, WRITTEN, COUNTS})
     optimizers: list[optim.SGD]
 
@@ -96,7 +97,7 @@ class SelfLabelled:
     def settle(self) -> None:
         self.labels.settle()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, network: nn.Module) -> dict[str, Any]:
         """Counts the epoch, the first time, and warns of a collapse that recurs."""
         if self.settings.relabel == TRAINING and not self._said:
             self._said = self.labels.summary(self.rows)

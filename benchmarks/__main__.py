@@ -23,7 +23,7 @@ from ucl.device import machine_threads, set_thread_variables
 if TYPE_CHECKING:
     from benchmarks.data import Scale
 
-MODULES = ("kmeans", "pca", "neighbors", "instances", "images", "moving", "pipes", "startup", "gpu")
+MODULES = ("kmeans", "pca", "neighbors", "instances", "images", "moving", "contrast", "pipes", "startup", "gpu")
 PACKAGES = ("torch", "torchvision", "faiss-gpu", "faiss-cpu", "scikit-learn", "numpy", "scipy", "h5py", "pillow")
 BUSY = 0.1
 """Share of the cores' time that others may use before the header warns."""

@@ -54,10 +54,7 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
         found = memory.need(n, d, settings, path=path)  # type: ignore[arg-type]
         if settings.method != "argmax" or not settings.probs:  # type: ignore[attr-defined]
             return found
-        from ucl.argmax import Head
-
-        k = Head.of(classifier or _model(model, run)).k
-        return dataclasses.replace(found, least=found.least + 4 * n * k, less="--no-probs")
+        return dataclasses.replace(found, least=found.least + 4 * n * _classes(classifier or _model(model, run)), less="--no-probs")
 
     asked = given.get("method") == "argmax"
     classifier = _model(model, run) if asked or model is not None else None  # told before anything is read
@@ -74,6 +71,13 @@ def main(features: Annotated[str | None, typer.Argument(metavar="FEATURES", help
         last = session.load_labels(run, context.generation)
     made = perform(step, {"features": x, "previous": last, "model": classifier}, context, runtime)
     return write_labels("ucl cluster", made["labels"], where, common, json_, force=force, run=run)
+
+
+def _classes(classifier: Any) -> int:
+    """How many probabilities it gives each image."""
+    from ucl.argmax import Head
+
+    return Head.of(classifier).k
 
 
 def _model(path: str | None, run: Any) -> Any:

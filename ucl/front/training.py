@@ -128,12 +128,12 @@ def commit_turn(run: RunDir, context: Any, slots: dict[str, Any], metrics: dict[
     """Commit what a turn made, and drop what was kept of it meanwhile; returns the context of the next one."""
     generation = context.generation + 1
     facts = {"generation": generation, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **metrics}
-    made = {name: slots[name] for name in KEPT if slots.get(name) is not None and name in written(context)}
+    new = written(context)
+    made = {name: slots[name] for name in KEPT if slots.get(name) is not None and name in new}
     run.commit(generation, made, facts, [name for name in KEPT if name not in made and run.file(context.generation, name).exists()])
     safe.clear()
     if next_input(context) == "agreed":  # is in the generation now, and the next contrastive step waits for another
         run.work("agreed").unlink(missing_ok=True)
-        slots.pop("agreed", None)
     return dataclasses.replace(context, epoch=context.epoch + 1, generation=generation, stage="",
                                generation_digest=digest_of(slots["model"]), overrides=dict(run.config.overrides))
 

@@ -4,7 +4,7 @@
 # Data:      the built-in digits (1,797 images); any folder of images: IMAGES=photos/ (with class folders, or TARGETS=classes.tsv, it is measured)
 # Hardware:  2 CPU cores; about 20 minutes of CPU time for three members of 3 iterations each, of digits
 # Expect:    a table of each member's clusters against the classes, and which member has the lowest score without labels
-#            (examples/RESULTS.md)
+#            (examples/RESULTS.md); after every iteration clusters-EPOCH.json in each member's folder, which nothing reads
 # May be killed at any moment and started again: every member goes on inside its epoch, or after its last committed one.
 #
 #   SCRIPT              all MEMBERS, JOBS at a time, to the end
@@ -63,6 +63,20 @@ agree() { # agreed-EPOCH.h5, of members that have all come to that epoch
         return 66
     fi
     ucl purify --rule agree "${dirs[@]/%//labels.h5}" -o "$OUT/agreed-$epochs.h5" </dev/null
+    measure "$epochs"
+}
+
+measured=
+measure() { # epoch: each member's clusters against the classes, if there are any, only to be read
+    local dir
+    if [ -z "$measured" ]; then
+        measured=no # then it says so
+        if (cd "${dirs[0]}" && ucl targets ${TARGETS:+--targets "$TARGETS"} -f -o work/truth.h5 -q </dev/null); then measured=yes; fi
+    fi
+    [ "$measured" = yes ] || return 0
+    for dir in "${dirs[@]}"; do
+        (cd "$dir" && ucl evaluate clusters labels.h5 ${TARGETS:+--targets "$TARGETS"} --json </dev/null > "clusters-$1.json")
+    done
 }
 
 case ${1:-} in
@@ -81,8 +95,9 @@ done
 
 # Of the members one is kept: that of the lowest score, which sees no classes.
 best=$(ucl status --lowest score "${dirs[@]}" </dev/null)
-if (cd "$best" && ucl targets ${TARGETS:+--targets "$TARGETS"} -f -o work/truth.h5 -q </dev/null); then # else it says that there are no classes
-    for dir in "${dirs[@]}"; do # only to be read
+measure "$(epoch_of "$best")"
+if [ "$measured" = yes ]; then
+    for dir in "${dirs[@]}"; do
         echo "$dir"
         (cd "$dir" && ucl evaluate clusters labels.h5 ${TARGETS:+--targets "$TARGETS"} </dev/null)
     done

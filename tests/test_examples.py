@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -224,8 +225,8 @@ def tiny(iterations: int, **stages: int) -> list[str]:
 
 
 def test_the_loop_of_profeat(tmp_path: Path) -> None:
-    """examples/profeat.sh on digits equals `ucl run`, also after a kill between stages and inside one; started again it only measures; photos
-    with a test set, and without classes."""
+    """examples/profeat.sh on digits equals `ucl run`, also where that has gone a part of the way; started again it only measures; photos with a
+    test set, and without classes."""
     env = {"OUT": str(tmp_path / "loop"), "INIT": TINY, "ITERATIONS": "2", **{name.upper(): str(epochs) for name, epochs in STAGES.items()}}
     straight = tmp_path / "straight"
     ucl("init", "profeat", "digits", "-o", str(straight), *tiny(2), cwd=tmp_path)
@@ -290,6 +291,9 @@ def test_the_loop_of_an_ensemble(tmp_path: Path) -> None:
     scores = {number: json.loads((tmp_path / "out" / f"m{number}" / "epochs" / "0006" / "metrics.json").read_text())["score"] for number in (1, 2)}
     assert done.stdout.splitlines()[-1] == f"lowest score without labels: {tmp_path / 'out'}/m{min(scores, key=lambda n: scores[n])}"
     assert {path.name for path in (tmp_path / "out").glob("*.h5")} == {"agreed-2.h5", "agreed-4.h5"}
+    for number, epoch in itertools.product((1, 2), (2, 4, 6)):
+        rows = json.loads((tmp_path / "out" / f"m{number}" / f"clusters-{epoch}.json").read_text())
+        assert "acc_one_to_one" in json.dumps(rows)
 
     ucl("init", "profeat", "digits", "-o", "alone", "--seed", "2", "--set", "profeat.rule=agree", *env["INIT"].split(), cwd=tmp_path)
     for file in ("agreed-2.h5", "agreed-4.h5", ""):  # the same by ucl run

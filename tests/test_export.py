@@ -128,12 +128,13 @@ def test_resnet18(library: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "size", "pool"), [("resnet18-32", 32, nn.Identity()), ("resnet18-96", 96, nn.MaxPool2d(2, 2, 1))])
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_the_small_stem(library: str) -> None:
+def test_the_small_stems(library: str, name: str, size: int, pool: nn.Module) -> None:
     """Their ResNet-18 takes the tensors once its stem is the small one."""
     network = theirs(library, "resnet18")
-    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
-    same(network, checkpoint("resnet18-32"), library, 32)
+    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), pool
+    same(network, checkpoint(name, size), library, size)
 
 
 @pytest.mark.slow

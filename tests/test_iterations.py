@@ -159,6 +159,10 @@ def test_text_becomes_settings_or_is_refused() -> None:
         iterations.refuse(CIFAR10.override({"least_batch": 600}), 50000)
     with pytest.raises(UsageError, match="wanted 0 to 1"):
         CIFAR10.override({"threshold": 1.5})
+    together = CIFAR10.override({"rule": "agree", "connections": 511})
+    iterations.refuse(together, 50000)
+    with pytest.raises(UsageError, match="connections: found 512, wanted fewer than the 512 images of a batch"):
+        iterations.refuse(together.override({"connections": 512}), 50000)
 
 
 def test_advice_names_what_will_not_happen() -> None:
@@ -171,7 +175,6 @@ def test_advice_names_what_will_not_happen() -> None:
     assert "self-labels change nothing" in said(self_threshold=1)
     assert "nothing is refined" in said(threshold=1)                          # A-PFs-7: allowed, and the run goes on
     assert "more probable one alone" in said(threshold=0.4)
-    assert "nothing is refined" in said(rule="agree", connections=512)
     assert said(rule="agree", connections=511) == ""
     assert "nothing is refined" not in said(threshold=1, iterations=1)
 
@@ -186,6 +189,61 @@ def test_a_batch_larger_than_the_data_is_told_before_anything_starts() -> None:
                              (ScanSettings(self_epochs=0, select="held-out"), 140, "scan_batch"), (CIFAR10, 10, "k")):
         with pytest.raises(UsageError, match=f"{name}: found"):
             iterations.refuse(of, images)
+
+
+def turn(method: str, epoch: int, size: int = 32, **table: object) -> list[Step]:
+    overrides = {f"{method}.{name}": str(value) for name, value in table.items()}
+    return plan(Context(method, images=50_000, size=size, epoch=epoch, overrides=overrides))
+
+
+def has(step: Step, **wanted: object) -> None:
+    assert {name: getattr(step.settings, name) for name in wanted} == wanted
+
+
+STRONG = {"crop_scale": (1.0, 1.0), "flip": 0.5, "jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0, "strong_ops": 4, "optimizer": "adam", "lr": 1e-4,
+          "weight_decay": 1e-4, "score_neighbors": 5, "score_entropy": 1.0}
+
+
+@pytest.mark.parametrize(("size", "hole"), [(32, 16), (96, 32)])
+@pytest.mark.parametrize(("method", "before"), [("scan", 0), ("profeat", 500)])
+def test_the_plan_of_scan_has_the_released_numbers(method: str, before: int, size: int, hole: int) -> None:
+    """Both later stages of SCAN: views, batches, Adam begun anew in each stage, weights of the entropy, which epoch is kept."""
+    mined, nearest, first = turn(method, before, size)
+    has(mined, layer="projection")
+    has(nearest, neighbors=21, include_self=True)
+    common = STRONG | {"cutout": hole}
+    has(first, **common, objective="scan", batch=128, k=10, entropy_weight=5.0, trains="all", restart=True, best="note", held_out=0.0)
+    for epoch in (1, 48):
+        (later,) = turn(method, before + epoch, size)
+        has(later, **common, objective="scan", batch=128, entropy_weight=5.0, restart=False, best="note")
+    (last,) = turn(method, before + 49, size)
+    has(last, **common, objective="scan", restart=False, best="take")
+    (first,) = turn(method, before + 50, size)
+    has(first, **common, objective="selflabel", batch=1000, sure=0.99, balanced=True, restart=True, best="off")
+    (last,) = turn(method, before + 249, size)
+    has(last, **common, objective="selflabel", batch=1000, sure=0.99, balanced=True, restart=False)
+
+
+def test_the_plan_of_refining_has_the_papers_numbers() -> None:
+    """Section 9.1's fourth step: the confident images, 50 epochs of SimCLR's views, momentum and learning rate begun anew each time."""
+    simclr = {"objective": "contrast", "optimizer": "sgd", "batch": 512, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "tau": 0.1,
+              "crop_scale": (0.2, 1.0), "flip": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "jitter_p": 0.8,
+              "grey_p": 0.2, "blur_p": 0.0, "strong_ops": 0, "cutout": 0}
+    for start in (750, 1050, 3150):
+        purified, first = turn("profeat", start)
+        has(purified, rule="confident", threshold=0.99)
+        has(first, **simclr, restart=True, lr=0.4, positives="row-mean", least_batch=8, connections=0)
+        assert first.reads[:3] == ("images", "model", "labels")
+        assert first.writes == ("model",)
+        (middle,) = turn("profeat", start + 25)
+        has(middle, **simclr, restart=False, lr=pytest.approx(0.2002), positives="row-mean")
+        assert turn("profeat", start + 50)[-1].settings.objective == "scan"
+    (first,) = turn("profeat", 750, rule="agree", positives="sum", least_batch=9)
+    has(first, **simclr, restart=True, connections=20, positives="sum", least_batch=9)
+    assert first.reads[2] == "agreed"
+    (later,) = turn("profeat", 751, rule="agree", connections=0)
+    has(later, restart=False, connections=1)
+    assert later.reads[2] == "labels"
 
 
 def test_one_iteration_is_simclr_then_scan() -> None:

@@ -68,4 +68,5 @@ def test_what_has_no_twin() -> None:
         Names("mobilenet_v2", "classifier.1").choose("timm")
     assert "resnet50" in told.value.hint
     assert "Conv2d(3, 64, 3, 1, 1" in Names("resnet18-32", "fc").remark("torchvision")
+    assert "MaxPool2d(2, 2, 1)" in Names("resnet18-96", "fc").remark("timm")
     assert Names("resnet18", "fc").remark("torchvision") == ""

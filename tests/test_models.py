@@ -67,16 +67,22 @@ def test_convnet_takes_any_size(size: int) -> None:
     assert models.build("convnet", Key())(batch(2, size)).shape == (2, 256)
 
 
-def test_resnet18_32_is_torchvisions_but_for_the_stem() -> None:
+@pytest.mark.parametrize(("name", "size", "pool", "sides"), [
+    ("resnet18-32", 32, torch.nn.Identity(), (32, 32, 16, 8, 4)), ("resnet18-96", 96, torch.nn.MaxPool2d(2, 2, 1), (49, 49, 25, 13, 7))])
+def test_resnet18_is_torchvisions_but_for_the_stem(name: str, size: int, pool: torch.nn.Module, sides: tuple[int, ...]) -> None:
     from torchvision.models import resnet18
 
-    ours, theirs = models.build("resnet18-32", Key()), resnet18(weights=None, num_classes=1)
+    ours, theirs = models.build(name, Key()), resnet18(weights=None, num_classes=1)
     theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    theirs.maxpool, theirs.fc = torch.nn.Identity(), torch.nn.Identity()
+    theirs.maxpool, theirs.fc = pool, torch.nn.Identity()
     models.from_arrays(theirs, models.to_arrays(ours))
+    seen: list[int] = []
+    for part in (theirs.maxpool, theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        part.register_forward_hook(lambda module, args, out: seen.append(out.shape[-1]))
     with torch.no_grad():
-        want = theirs.eval()(batch(2))
-        torch.testing.assert_close(ours.eval()(batch(2)), want, atol=1e-4, rtol=1e-4)
+        want = theirs.eval()(batch(2, size))
+        torch.testing.assert_close(ours.eval()(batch(2, size)), want, atol=1e-4, rtol=1e-4)
+    assert tuple(seen) == sides
     assert sum(p.numel() for p in ours.parameters()) == 11_168_832
 
 

@@ -304,8 +304,8 @@ def test_facts_of_a_model_that_is_not_in_the_table() -> None:
 
 def test_sizes_and_normalisation_by_name() -> None:
     imagenet, cifar = (0.485, 0.456, 0.406), (0.4914, 0.4822, 0.4465)
-    for name, size, mean in (("convnet", 32, cifar), ("alexnet-32", 32, cifar), ("resnet18-32", 32, cifar), ("alexnet-bn", 224, imagenet),
-                             ("vgg16-bn", 224, imagenet), ("resnet50", 224, imagenet), ("vit_b_16", 224, imagenet),
+    for name, size, mean in (("convnet", 32, cifar), ("alexnet-32", 32, cifar), ("resnet18-32", 32, cifar), ("resnet18-96", 96, imagenet),
+                             ("alexnet-bn", 224, imagenet), ("vgg16-bn", 224, imagenet), ("resnet50", 224, imagenet), ("vit_b_16", 224, imagenet),
                              ("inception_v3", 299, imagenet), ("efficientnet_b3", 300, imagenet)):
         found = models.view_defaults(name)
         assert (found["size"], found["mean"]) == (size, mean)

@@ -37,7 +37,8 @@ TIMM = frozenset({"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", 
                   "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"})
 """Networks of torchvision that timm has under the same name, with the same computation."""
 
-SMALL_STEM = "resnet18-32"
+SMALL_STEMS = {"resnet18-32": "Identity()", "resnet18-96": "MaxPool2d(2, 2, 1)"}
+"""torchvision's ResNet-18 with another first convolution, and with this in place of its max-pooling."""
 _VGG_AS_TIMM = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2"}
 _VGG_SHAPES = {"pre_logits.fc1.weight": (7, 7), "pre_logits.fc2.weight": (1, 1)}
 
@@ -60,7 +61,7 @@ class Names:
 
     def twin(self, layout: str) -> str:
         """The network of another library that has these tensors in ``layout``, "" if there is none."""
-        name = {"vgg16-bn": "vgg16_bn", SMALL_STEM: "resnet18"}.get(self.backbone, self.backbone if self.final else "")  # ours that are theirs
+        name = {"vgg16-bn": "vgg16_bn", **dict.fromkeys(SMALL_STEMS, "resnet18")}.get(self.backbone, self.backbone if self.final else "")
         if layout in ("ucl", PLAIN):
             return self.backbone
         if self.folded:
@@ -73,9 +74,9 @@ class Names:
 
     def remark(self, layout: str) -> str:
         """What the twin must be changed in before it takes the tensors; "" for nothing."""
-        if self.backbone == SMALL_STEM and layout in ("torchvision", "timm"):
-            return (f"{layout}'s resnet18 takes them with the 32-pixel stem: conv1 = Conv2d(3, 64, 3, 1, 1, bias=False), "
-                    "maxpool = Identity()")
+        if self.backbone in SMALL_STEMS and layout in ("torchvision", "timm"):
+            return (f"{layout}'s resnet18 takes them with another stem: conv1 = Conv2d(3, 64, 3, 1, 1, bias=False), "
+                    f"maxpool = {SMALL_STEMS[self.backbone]}")
         return ""
 
     def choose(self, layout: str) -> str:
@@ -88,7 +89,7 @@ class Names:
             return next(x for x in (("deepcluster", "torchvision", "ucl") if self.backbone in ARCHITECTURES else LAYOUTS) if self.twin(x))
         if not self.twin(layout):
             have = {"timm": ", ".join(sorted(TIMM)), "deepcluster": ", ".join(ARCHITECTURES),
-                    "torchvision": "torchvision's own networks, resnet18-32, and vgg16-bn without Sobel"}[layout]
+                    "torchvision": "torchvision's own networks, resnet18-32, resnet18-96, and vgg16-bn without Sobel"}[layout]
             found = self.backbone + (" with the Sobel front end" if self.sobel else " with the Sobel filter folded in" if self.folded else "")
             raise UsageError(f"--layout {layout}: {found} has no twin in that layout", f"those that have: {have}; --layout ucl takes any")
         return layout
@@ -100,7 +101,7 @@ class Names:
 
     @property
     def _head(self) -> str:
-        return {"vgg16-bn": "classifier.6", SMALL_STEM: "fc"}.get(self.backbone, self.final)
+        return {"vgg16-bn": "classifier.6", **dict.fromkeys(SMALL_STEMS, "fc")}.get(self.backbone, self.final)
 
     def outside(self, layout: str, key: str) -> str:
         """The name in ``layout`` of the checkpoint's tensor ``key``."""

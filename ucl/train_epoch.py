@@ -86,6 +86,8 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
         raise DataError(f"labels: found {len(rows)} image to draw, batch normalisation needs 2", "more labels, or a larger --epoch-length")
     batches = Batches(images, runtime, int(model.config["size"]), tuple(model.config["mean"]), tuple(model.config["std"]))
     losses = _loop(state, batches, rows, settings, key, report, context, safe)
+    if np.isnan(losses[:, 0]).all():
+        state.put_back()
     found = state.objective.finish(state.backbone)
     made = _handed_on(state.objective.handed_on(), images, settings, context, previous)
     trained = state.checkpoint(model, context, len(losses), len(rows))
@@ -280,6 +282,12 @@ class _State:
             optimizer.step()
         self.objective.after_step()
         return torch.stack([loss.detach() for loss in losses])
+
+    def put_back(self) -> None:
+        """The network as the epoch found it: without a step only its batch statistics have moved."""
+        from ucl import models
+
+        models.from_arrays(self.backbone, models.part(self.before, "backbone."))
 
     def checkpoint(self, before: Checkpoint, context: Context, steps: int, draws: int, *, midway: bool = False) -> Checkpoint:
         """Everything the next epoch needs; with ``midway`` also what the rest of this one does."""

@@ -8,7 +8,7 @@
 #
 # ROWS: see profeat.bash.
 set -euo pipefail
-: "${STL:?stl10_binary.tar.gz, or the folder in it, or a folder with train, test and unlabeled}" "${BACKBONE:=resnet18}" "${SIZE:=96}"
+: "${STL:?stl10_binary.tar.gz, or the folder in it, or a folder with train, test and unlabeled}" "${BACKBONE:=resnet18-96}" "${SIZE:=96}"
 : "${ROWS:=scan self s e}" "${K:=10}" "${CONTRAST:=500}" "${CLUSTER:=100}" "${CLUSTER_BATCH:=128}" "${SELF:=0}" "${SELF_LABEL:=100}"
 : "${THRESHOLD:=0.95}" "${CONNECTIONS:=1}" "${ITERATIONS:=100}" "${TOGETHER:=300}" "${OUT:=runs/profeat-stl10${VARIANT:+-$VARIANT}}"
 # shellcheck source=examples/reproduce/profeat.bash

@@ -202,6 +202,9 @@ def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
     if isinstance(settings, ProfeatSettings) and settings.iterations > 1 and settings.least_batch > settings.contrast_batch:
         raise UsageError(f"least_batch: found {settings.least_batch}, wanted at most {settings.contrast_batch}, the images of a batch",
                          "fewer, or a larger contrast_batch")
+    if isinstance(settings, ProfeatSettings) and settings.rule == AGREE and least_connections(settings) >= settings.contrast_batch:
+        raise UsageError(f"connections: found {least_connections(settings)}, wanted fewer than the {settings.contrast_batch} images of a batch",
+                         "-1 = a share of a cluster's images in a batch; 0 and 1 leave out only images without partners")
     for name, batch in found.items():
         most = left if name == "scan_batch" else images
         if batch > most:
@@ -223,10 +226,8 @@ def advice_of(settings: ProfeatSettings | ScanSettings, epochs: int) -> Iterator
     if not isinstance(settings, ProfeatSettings) or settings.iterations == 1:
         return
     if settings.rule == AGREE:
-        most = settings.contrast_batch - 1
-        if least_connections(settings) > most:
-            yield f"no image of a batch of {settings.contrast_batch} has {least_connections(settings)} others: nothing is refined"
-    elif settings.threshold == 1:
+        return
+    if settings.threshold == 1:
         yield "no probability is above a threshold of 1: nothing is refined"
     elif settings.threshold < 0.5:
         yield (f"at a threshold of {settings.threshold:g} two clusters of one image may be above it: images are put together by the more "

@@ -1,4 +1,4 @@
-"""Networks for views of about 32 pixels: `convnet` and ResNet-18 with the 32-pixel stem."""
+"""Networks for small views: `convnet`, and ResNet-18 with a stem for 32 pixels or for 96."""
 
 from __future__ import annotations
 
@@ -56,4 +56,13 @@ def resnet18(channels: int) -> nn.Module:
     net = zoo.torchvisions("resnet18", 3, 32)
     net.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
     net.maxpool = nn.Identity()
+    return net
+
+
+def resnet18_stl(channels: int) -> nn.Module:
+    """The same with a maximum over 2 x 2 behind the stem: 96 pixels become 49 (SCAN's released code, for STL-10)."""
+    from torch import nn
+
+    net = resnet18(channels)
+    net.maxpool = nn.MaxPool2d(2, 2, 1)
     return net

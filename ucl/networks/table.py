@@ -56,6 +56,8 @@ BACKBONES: dict[str, Backbone] = {
                         "5 convolutions with a stride-2 stem, for CPU-sized work; any size from 16", CIFAR_MEAN, CIFAR_STD),
     "resnet18-32": Backbone("small:resnet18", 32, 512, 0.03, RESNET_LAYERS,
                             "ResNet-18 with the 32-pixel stem (3x3, stride 1, no max-pool)", CIFAR_MEAN, CIFAR_STD),
+    "resnet18-96": Backbone("small:resnet18_stl", 96, 512, 0.008, RESNET_LAYERS,
+                            "ResNet-18 with SCAN's 96-pixel stem for STL-10 (3x3, stride 1, max-pool 2x2)"),
     "alexnet-32": Backbone("deepcluster:alexnet_32", 32, 1024, 0.009, _ALEXNET_LAYERS,
                            "AlexNet for 32 pixels: 3x3 convolutions with batch norm, two layers of 1024", CIFAR_MEAN, CIFAR_STD, 0.01),
     "alexnet-bn": Backbone("deepcluster:alexnet", 224, 4096, 0.0012, _ALEXNET_LAYERS,

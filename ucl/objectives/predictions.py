@@ -63,9 +63,12 @@ def labels_of(found: NDArray[np.float32], images: ImageList) -> Made:
 
 
 def score(found: NDArray[np.float32], neighbors: Neighbors, rows: NDArray[np.int64], settings: TrainSettings) -> Score:
-    """SCAN's loss of the rows on fixed views, over their nearest images; see `confidence.selection_score`."""
+    """SCAN's loss of the rows on fixed views, over themselves and their nearest images; see `confidence.selection_score`."""
     columns = settings.score_neighbors + neighbors.self_included
-    return selection_score(found, neighbors.neighbors[:, :columns], rows, entropy_weight=settings.score_entropy)
+    near = neighbors.neighbors[:, :columns]
+    if not neighbors.self_included:
+        near = np.column_stack([np.arange(len(near), dtype=near.dtype), near])
+    return selection_score(found, near, rows, entropy_weight=settings.score_entropy)
 
 
 def summary(found: NDArray[np.float32], images: ImageList) -> dict[str, Any]:

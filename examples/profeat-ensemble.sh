@@ -23,24 +23,38 @@ set -euo pipefail
 [ -z "$TARGETS" ] || TARGETS=$(realpath "$TARGETS")
 mkdir -p "$OUT"
 OUT=$(realpath "$OUT")
-trap : USR1 USR2 # what runs stops at these, with its work on disk; this shell then passes its exit code on
+stopping= # what runs stops at these signals, with its work on disk; this shell then passes its exit code on, and starts nothing more
+trap 'stopping=yes' USR1 USR2
 dirs=()
 for number in $MEMBERS; do dirs+=("$OUT/m$number"); done
 
-epoch_of() { # directory
-    ucl status "$1" --json </dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["epoch"])'
+standing() { # directory: its epoch, and what the next one needs
+    (
+        trap '' USR1 USR2
+        ucl status "$1" --json </dev/null | python3 -c 'import json, sys; now = json.load(sys.stdin); print(now["epoch"], now["needs"])'
+    )
+}
+
+train() { # directory, and the command
+    [ -z "$stopping" ] || return 75
+    (cd "$1" && "${@:2}" </dev/null)
 }
 
 member() { # number: the number is the seed
     local dir=$OUT/m$1 agreed code=0
     # shellcheck disable=SC2086
     [ -e "$dir/ucl.toml" ] || ucl init profeat "$IMAGES" -o "$dir" --seed "$1" --set profeat.rule=agree $INIT </dev/null
-    agreed=$OUT/agreed-$(epoch_of "$dir").h5
+    agreed=$(standing "$dir") || return
+    agreed=$OUT/agreed-${agreed% *}.h5
     if [ -e "$agreed" ]; then # the first epoch of a contrastive step, on the groups of images that all members agree on
-        (cd "$dir" && ucl train-epoch "$agreed" </dev/null) || return
+        train "$dir" ucl train-epoch "$agreed" || return
     fi
-    ucl run -o "$dir" </dev/null || code=$?
-    case $code in 0 | 66 | 76) ;; *) return "$code" ;; esac # done; waiting for the others; it was done already
+    train "$dir" ucl run || code=$?
+    case $code in
+    0 | 76) ;; # done, now or before
+    66) [[ $(standing "$dir") == *" agreed" ]] || return 66 ;; # waiting for the others; else a file is gone
+    *) return "$code" ;;
+    esac
 }
 
 done_all() {
@@ -50,20 +64,21 @@ done_all() {
     done
 }
 
-agree() { # agreed-EPOCH.h5, of members that have all come to that epoch
-    local epochs
+agree() { # agreed-EPOCH.h5, of members that have all come to that epoch and wait
+    local all
     if done_all; then return; fi
-    epochs=$(for dir in "${dirs[@]}"; do epoch_of "$dir"; done | sort -nu)
-    if [[ $epochs == *$'\n'* ]]; then
-        echo "$0: error: members are at epochs ${epochs//$'\n'/, }, wanted all at one" >&2
+    all=$(for dir in "${dirs[@]}"; do standing "$dir"; done | sort -u)
+    if [[ $all == *$'\n'* || $all != *" agreed" ]]; then
+        echo "$0: error: members are at epochs $(cut -d ' ' -f 1 <<< "$all" | paste -sd ,), wanted all at one where they wait for what they agree on" >&2
         return 65
     fi
-    if [ -e "$OUT/agreed-$epochs.h5" ]; then
-        echo "$0: error: agreed-$epochs.h5 is there, and members still wait" >&2
+    all=${all% *}
+    if [ -e "$OUT/agreed-$all.h5" ]; then
+        echo "$0: error: agreed-$all.h5 is there, and members still wait" >&2
         return 66
     fi
-    ucl purify --rule agree "${dirs[@]/%//labels.h5}" -o "$OUT/agreed-$epochs.h5" </dev/null
-    measure "$epochs"
+    measure "$all"
+    ucl purify --rule agree "${dirs[@]/%//labels.h5}" -o "$OUT/agreed-$all.h5" </dev/null
 }
 
 measured=
@@ -90,12 +105,14 @@ until done_all; do
     # shellcheck disable=SC2016
     printf '%s\n' $MEMBERS | xargs -P "$JOBS" -n 1 bash -c 'trap : USR1 USR2; bash "$0" member "$1" || { echo $? > "$OUT/stopped"; exit 255; }' "$0" ||
         exit "$(cat "$OUT/stopped" || echo 70)"
+    [ -z "$stopping" ] || exit 75
     agree
 done
 
 # Of the members one is kept: that of the lowest score, which sees no classes.
 best=$(ucl status --lowest score "${dirs[@]}" </dev/null)
-measure "$(epoch_of "$best")"
+all=$(standing "$best")
+measure "${all% *}"
 if [ "$measured" = yes ]; then
     for dir in "${dirs[@]}"; do
         echo "$dir"

@@ -283,7 +283,7 @@ def test_the_loop_of_an_ensemble(tmp_path: Path) -> None:
     assert bash(f"{script} member 1", tmp_path, **env).returncode == 0
     apart = bash(f"{script} agree", tmp_path, **env)
     assert apart.returncode == 65
-    assert "at epochs 2, 4" in apart.stderr
+    assert "at epochs 2,4" in apart.stderr
     for _ in range(2):
         done = bash(script, tmp_path, **env)
         assert done.returncode == 0, done.stderr

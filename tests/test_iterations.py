@@ -159,6 +159,12 @@ def test_text_becomes_settings_or_is_refused() -> None:
         iterations.refuse(CIFAR10.override({"least_batch": 600}), 50000)
     with pytest.raises(UsageError, match="wanted 0 to 1"):
         CIFAR10.override({"threshold": 1.5})
+    for table, found in (({"own": "false", "neighbors": 5, "held_out": 0.2}, "neighbors: found 5, with 0.2 of 50000"),
+                         ({"select_neighbors": 21}, "select_neighbors: found 21, wanted at most the 20")):
+        with pytest.raises(UsageError, match=found):
+            iterations.refuse(ScanSettings(select="held-out").override(table), 50000)
+    iterations.refuse(ScanSettings(select="held-out", own=False), 50000)
+    iterations.refuse(ScanSettings(select="held-out").override({"neighbors": 5, "held_out": 0.2}), 50000)
     together = CIFAR10.override({"rule": "agree", "connections": 511})
     iterations.refuse(together, 50000)
     with pytest.raises(UsageError, match="connections: found 512, wanted fewer than the 512 images of a batch"):

@@ -231,6 +231,17 @@ def test_compiled_training_is_the_uncompiled_one(images: ImageList, y: Labels, n
     assert equal(compiled.model, train(images, model, y, runtime=COMPILED, lr=0.01).model)
 
 
+def test_batches_of_many_sizes_are_not_compiled(images: ImageList, y: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contrast leaves out images without a label: a refining step of a million images would compile a network for each of a hundred sizes."""
+    asked: list[bool] = []
+    monkeypatch.setattr(Runtime, "compiled", lambda self, function: asked.append(True) or function)
+    options = {"objective": "contrast", "lr": 0.01, "least_batch": 2}
+    train(images, untrained("convnet"), y, runtime=COMPILED, **options)
+    assert not asked
+    train(images, untrained("convnet"), None, runtime=COMPILED, **options)
+    assert asked
+
+
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match=r"no C\+\+ compiler"):

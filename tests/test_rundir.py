@@ -251,6 +251,34 @@ def test_pruning_keeps_n_generations_and_all_metrics(tmp_path: Path) -> None:
     assert run.context().generation == 5
 
 
+def test_pruning_looks_no_further_than_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After thousands of epochs a commit must not touch the folder of each; where fewer are to be kept from now on, or a job was killed while
+    it pruned, nothing stays behind."""
+    run = make(tmp_path / "run", 6, keep="all")
+    run.config = dataclasses.replace(run.config, keep="2")
+    seen: list[str] = []
+    unlink = Path.unlink
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(f"{path.parent.name}/{path.name}")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    with pytest.raises(KeyboardInterrupt):
+        run.prune()
+    monkeypatch.undo()
+    assert seen == ["0000/model.h5", "0001/model.h5", "0001/labels.h5"]
+    run.prune()
+    assert [g for g in range(7) if run.file(g, "model").exists() or run.file(g, "labels").exists()] == [5, 6]
+    looked: list[str] = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: looked.append(path.parent.name) or exists(path))
+    run.prune()
+    assert set(looked) == {"0004"}
+
+
 @pytest.mark.parametrize(("keep", "models"), [("1", [3]), ("3", [1, 2, 3]), ("10", [0, 1, 2, 3]), ("all", [0, 1, 2, 3])])
 def test_how_many_are_kept(tmp_path: Path, keep: str, models: list[int]) -> None:
     run = make(tmp_path / "run", 3, keep=keep)
@@ -411,8 +439,19 @@ def test_next_turn_until_the_plan_ends(tmp_path: Path) -> None:
     assert run.next_turn() == run.context()
     assert run.next_turn().epoch == 1
     run.commit(2, {"model": model(2)}, {})
-    with pytest.raises(PlanFinished, match="all 2 epochs of the plan are done"):
+    with pytest.raises(PlanFinished, match="all 2 epochs of the plan are done") as told:
         run.next_turn()
+    assert "more epochs: set [plan] epochs, in ucl.toml" in told.value.hint
+
+
+def test_how_a_plan_goes_on(tmp_path: Path) -> None:
+    """What caps the plan is named: epochs that were set by hand before the method's own."""
+    for number, (sets, wanted) in enumerate((({}, "set [profeat] iterations"), ({"plan.epochs": "2"}, "set [plan] epochs"))):
+        lengths = {"contrast_epochs": "1", "scan_epochs": "1", "self_epochs": "0", "iterations": "1", "k": "2"}
+        run = make(tmp_path / f"{number}", 2, method="profeat", overrides={f"profeat.{name}": text for name, text in lengths.items()} | sets)
+        with pytest.raises(PlanFinished) as told:
+            run.next_turn()
+        assert wanted in told.value.hint
 
 
 def test_check(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def whole(images: ImageList) -> dict[str, Log]:
     return found
 
 
-def stopped_at(images: ImageList, committed: dict[str, Any], log: Log, folder: Path, call: int) -> list[str]:
+def stopped_at(images: ImageList, committed: dict[str, Any], log: Log, folder: Path, call: int, runtime: Runtime = RUNTIME) -> list[str]:
     """Walk on from the last commit until the ``call``-th report, where a signal comes; returns the reports."""
     told: list[str] = []
     safe = places(folder)
@@ -153,7 +153,7 @@ def stopped_at(images: ImageList, committed: dict[str, Any], log: Log, folder: P
             signal_now()
 
     try:
-        run.walk(committed["at"], slots, RUNTIME, commit, report=report, safe=safe)
+        run.walk(committed["at"], slots, runtime, commit, report=report, safe=safe)
     except Stopped:
         pass
     finally:
@@ -175,7 +175,7 @@ def test_a_walk_cut_anywhere_is_the_walk(images: ImageList, whole: dict[str, Log
     told: list[str] = []
     for call in [*calls, 0]:
         told += stopped_at(images, committed, log, tmp_path, call)
-    assert [d[1:] for d in log.digests] == [d[1:] for d in whole[method].digests]
+    assert log.digests == whole[method].digests
     assert log.metrics == whole[method].metrics
     assert told == 3 * [*(f"extract {n}" for n in (5, 10, 15, 20, 24)), *(f"train-epoch {n}" for n in (8, 16, 24))]
     assert not list(tmp_path.iterdir())
@@ -197,7 +197,7 @@ def test_a_walk_of_rounds_cut_anywhere_is_the_walk(images: ImageList, tmp_path: 
         told += stopped_at(images, committed, log, tmp_path, call)
         if committed["at"].epoch == 6:
             break
-    assert [d[1:] for d in log.digests] == [d[1:] for d in undisturbed.digests]
+    assert log.digests == undisturbed.digests
     assert log.metrics == undisturbed.metrics
     extraction = [f"extract {n}" for n in (5, 10, 15, 20, 24)] if method == "pcp" else []
     assert told == 6 * [*extraction, *(f"train-epoch {n}" for n in (8, 16, 24))]
@@ -223,6 +223,15 @@ def test_every_batch_is_a_safe_point_if_it_is_asked_for(images: ImageList, whole
     assert log.digests == whole["deepcluster"].digests[:1]
     assert seen == [{"features.partial"}] * 4 + [{"train.partial", "train-labels.partial"}] * 3
     assert not list(tmp_path.iterdir())
+
+
+def test_other_numerics_do_not_make_what_is_done_anew(images: ImageList, tmp_path: Path) -> None:
+    """With bfloat16 too an epoch that was stopped goes on without another extraction and clustering."""
+    half, log = Runtime("cpu", 1, "bf16"), Log()
+    committed = {"at": context(images, **{"extract.batch": "5", "plan.epochs": "1"}), "model": new_model()}
+    store.digest_of(committed["model"])
+    told = [stopped_at(images, committed, log, tmp_path, call, half) for call in (6, 0)]
+    assert told == [[*(f"extract {n}" for n in (5, 10, 15, 20, 24)), "train-epoch 8"], ["train-epoch 16", "train-epoch 24"]]
 
 
 def test_long_work_before_training_is_kept_at_its_start(images: ImageList, tmp_path: Path) -> None:

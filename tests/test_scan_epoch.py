@@ -18,9 +18,10 @@ from ucl import models, store, train_epoch
 from ucl.artifacts import Checkpoint, ImageList, Neighbors, Samples
 from ucl.batches import Batches
 from ucl.context import Context
-from ucl.errors import DataError, UsageError
+from ucl.errors import DataError, Stopped, UsageError
 from ucl.keys import Key
 from ucl.networks.projector import new_projector
+from ucl.objectives import predictions
 from ucl.run import silent
 from ucl.safepoints import SafePoint
 from ucl.settings import TrainSettings
@@ -226,7 +227,7 @@ def test_from_every_safe_point_it_is_the_same_epoch(images: ImageList, model: Ch
         kept: list[Checkpoint] = []
         watched = scan(images, start, context=at(epoch), safe=SafePoint(lambda: True, kept.append), **settings)
         straight = scan(images, start, context=at(epoch), **settings)
-        assert [c.config["midway"]["batches"] for c in kept] == [0, 1, 2]
+        assert [c.config["midway"]["batches"] for c in kept] == [0, 1, 2, 3]  # the last before all images are labelled
         again = [scan(images, start, context=at(epoch), resume=through_file(c, tmp_path / "c.h5"), **settings) for c in kept]
         for found in (watched, *again):
             assert whole(found.model, straight.model)
@@ -234,6 +235,41 @@ def test_from_every_safe_point_it_is_the_same_epoch(images: ImageList, model: Ch
             assert found.made.probs.tobytes() == straight.made.probs.tobytes()
             assert {k: v for k, v in found.metrics.items() if k not in TIMES} == {k: v for k, v in straight.metrics.items() if k not in TIMES}
         start = straight.model
+
+
+@pytest.mark.parametrize("passes", [0, 1])
+def test_a_signal_while_the_images_are_labelled_keeps_the_epoch(images: ImageList, model: Checkpoint, tmp_path: Path, passes: int,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first pass, of the last weights, and in the second, of the best ones, which are taken then."""
+    start = scan(images, model, context=at(2), restart=True, best="note").model
+    settings = {"best": "take", "lr": 0.5}  # so large that the epoch before is the best
+    straight = scan(images, start, context=at(3), **settings)
+    assert straight.metrics["best_epoch"] == 3
+    views, kept = predictions.fixed_views, []
+    begun = iter(range(3))
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        if next(begun) == passes:
+            raise Stopped(10)
+        return views(*args, **options)
+
+    monkeypatch.setattr(predictions, "fixed_views", stopped)
+    with pytest.raises(Stopped):
+        scan(images, start, context=at(3), safe=SafePoint(lambda: False, kept.append), **settings)
+    monkeypatch.undo()
+    assert [c.config["midway"]["batches"] for c in kept] == [3]
+    again = scan(images, start, context=at(3), resume=through_file(kept[0], tmp_path / "c.h5"), **settings)
+    assert whole(again.model, straight.model)
+    assert again.made.probs.tobytes() == straight.made.probs.tobytes()
+    assert {k: v for k, v in again.metrics.items() if k not in TIMES} == {k: v for k, v in straight.metrics.items() if k not in TIMES}
+
+
+def test_neighbours_of_ones_own_that_have_the_image_itself(images: ImageList, model: Checkpoint) -> None:
+    """A file that does not say so counts it once in the score."""
+    own = dataclasses.replace(NEAR, self_included=False)
+    found = scan(images, model, own, score_neighbors=M + 1, best="note")
+    p = np.array(found.made.probs)
+    assert found.metrics["score"] == pytest.approx(score_by_loop(p, NEAR, range(N), M + 1, 1.0), abs=1e-6)
 
 
 # what is held out

@@ -158,7 +158,8 @@ def turn(slots: Slots, context: Context, runtime: Runtime, report: Report = sile
     """
     slots["previous"] = slots.get("labels")
     metrics: dict[str, Any] = {}
-    for step in _left(plan(context), slots, context, runtime, safe):
+    left = _left(plan(context), slots, context, runtime, safe)
+    for number, step in enumerate(left):
         if "agreed" in step.reads:
             awaited(slots, context)
         if safe is None or step.verb != "train-epoch":  # training keeps the labels first, and stops then
@@ -168,6 +169,8 @@ def turn(slots: Slots, context: Context, runtime: Runtime, report: Report = sile
             slots.pop("agreed", None)  # of this iteration alone
         metrics |= made.pop("metrics", {})
         slots |= {name: exchange(name, artifact) if exchange else artifact for name, artifact in made.items()}
+        if "features" in slots and not any("features" in later.reads for later in left[number + 1:]):
+            del slots["features"]  # a gigabyte or ten, which the next turn makes anew or does without
     return metrics
 
 
@@ -175,12 +178,15 @@ def awaited(slots: Mapping[str, Any], context: Context) -> None:
     """Refuse to go on without the labels of an ensemble, or with those of other predictions than the last labels.
 
     Raises:
-        InputMissing: there are none.  DataError: none of the models that were joined is this one, as it is now.
+        InputMissing: there are none, or those of an earlier iteration.  DataError: none of the models that were joined is this one, as it is
+            now.
     """
     cure = "ucl purify --rule agree */labels.h5 in the folder of all runs makes them; put them into work/agreed.h5 here, or ucl train-epoch FILE"
     agreed, own = slots.get("agreed"), slots.get("previous")
-    if agreed is None:
-        raise InputMissing(f"work/agreed.h5: not there yet: epoch {context.epoch + 1} trains on what the models of an ensemble agree on", cure)
+    past = agreed is not None and own is not None and agreed.history_epoch is not None and agreed.history_epoch.max() < own.context.epoch
+    if agreed is None or past:
+        found = "of an earlier iteration" if past else "not there yet"
+        raise InputMissing(f"work/agreed.h5: {found}: epoch {context.epoch + 1} trains on what the models of an ensemble agree on", cure)
     if own is None or agreed.pred is None or not any(np.array_equal(row, own.labels) for row in agreed.pred):
         found = "not of an ensemble: no /pred" if agreed.pred is None else "none of the models joined is this one, as it is now"
         raise DataError(f"agreed labels: {found}; expected the labels of this generation among them", cure)
@@ -195,7 +201,7 @@ def _left(steps: list[Step], slots: Slots, context: Context, runtime: Runtime, s
         if safe.fits(identity(steps[first], {**slots, slot: kept}, dataclasses.replace(context, stage=steps[first].stage), runtime)):
             slots[slot] = kept
         return steps
-    if safe is None or kept is None or not kept.recipe or kept.recipe != _recipe(steps[:first], slot, slots, context):
+    if safe is None or kept is None or not kept.recipe or kept.recipe != _recipe(steps[:first], slot, slots, context, runtime):
         return steps
     step = steps[first]
     if not safe.fits(identity(step, {**slots, slot: kept}, dataclasses.replace(context, stage=step.stage), runtime)):
@@ -204,7 +210,7 @@ def _left(steps: list[Step], slots: Slots, context: Context, runtime: Runtime, s
     return steps[first:]
 
 
-def _recipe(steps: list[Step], slot: str, slots: Slots, context: Context) -> str:
+def _recipe(steps: list[Step], slot: str, slots: Slots, context: Context, runtime: Runtime) -> str:
     """The recipe of what these steps would make for a slot; empty if a step's product is not known without doing it."""
     from ucl.artifacts import Stored
 
@@ -213,7 +219,8 @@ def _recipe(steps: list[Step], slot: str, slots: Slots, context: Context) -> str
         if step.verb not in _MAKES:
             return ""
         inputs = [known[name] for name in step.reads if name in known]
-        made = Stored(recipe=store.recipe(_MAKES[step.verb], step.verb, step.settings.as_dict(), context.seed, inputs))
+        settings = step.settings.as_dict() | runtime.numerics
+        made = Stored(recipe=store.recipe(_MAKES[step.verb], step.verb, settings, context.seed, inputs))
         known |= dict.fromkeys(step.writes, made)
     return known[slot].recipe if slot in known else ""
 

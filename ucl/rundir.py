@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -329,12 +330,20 @@ class RunDir:
                 temporary.replace(link)
 
     def prune(self) -> None:
-        """Remove everything but the metrics of generations older than the newest ``keep``."""
+        """Remove everything but the metrics of generations older than the newest ``keep``.
+
+        The oldest go first, so that those that are left are always the last ones, and the first that is empty ends the search.
+        """
         if self.config.keep == "all":
             return
-        for number in self.generations()[: -max(1, int(self.config.keep))]:
-            for name in KEPT:
-                self.file(number, name).unlink(missing_ok=True)
+        found = []
+        for number in reversed(self.generations()[: -max(1, int(self.config.keep))]):
+            files = [path for path in (self.file(number, name) for name in KEPT) if path.exists()]
+            if not files:
+                break
+            found.append(files)
+        for path in itertools.chain.from_iterable(reversed(found)):
+            path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove temporary directories that dead processes of this host left behind, and those of any host for a generation that
@@ -401,6 +410,8 @@ def _more(context: Context) -> str:
     from ucl.methods import rounds
     from ucl.settings import METHOD_TABLES, RoundSettings
 
+    if "plan.epochs" in context.overrides:
+        return "more epochs: set [plan] epochs"
     if context.method == "profeat":
         return "more iterations: set [profeat] iterations"
     if context.method == "scan":

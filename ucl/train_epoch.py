@@ -22,7 +22,7 @@ from ucl.artifacts import Checkpoint, ImageList, Labels, Neighbors, replace
 from ucl.batches import Batches
 from ucl.context import Context
 from ucl.device import Runtime, keyed_stream
-from ucl.errors import DataError
+from ucl.errors import DataError, Stopped
 from ucl.keys import Key
 from ucl.labelled import as_labels
 from ucl.objectives import FIXED, MEMORY, Made, Pass, objective
@@ -88,7 +88,7 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
     losses = _loop(state, batches, rows, settings, key, report, context, safe)
     if np.isnan(losses[:, 0]).all():
         state.put_back()
-    found = state.objective.finish(state.backbone)
+    found = _finished(state, losses, rows, context, safe)
     made = _handed_on(state.objective.handed_on(), images, settings, context, previous)
     trained = state.checkpoint(model, context, len(losses), len(rows))
     told = labels if made is None else made
@@ -100,6 +100,21 @@ def train_epoch(images: ImageList, model: Checkpoint, labels: Labels | None, set
                "steps": int((~np.isnan(losses[:, 0])).sum()), "lr": settings.lr, "seconds_train": round(seconds, 3),
                "images_per_second_train": round(len(rows) / seconds, 1)}
     return Trained(trained, None if labels is None else replace(labels, context=context), metrics, made)
+
+
+def _finished(state: _State, losses: NDArray[np.float64], rows: NDArray[np.int64], context: Context, safe: SafePoint | None) -> dict[str, Any]:
+    """The objective's metrics, which may take a pass over all images: a signal there keeps the epoch as it is after its last batch.
+
+    Weights that were taken meanwhile are taken again when the epoch goes on.
+    """
+    if safe is not None and state.objective.reviews and safe.due():
+        safe.keep(state.midway(context, len(losses), len(rows)))
+    try:
+        return state.objective.finish(state.backbone)
+    except Stopped:
+        if safe is not None:
+            safe.keep(state.midway(context, len(losses), len(rows)))
+        raise
 
 
 def _handed_on(made: Made | None, images: ImageList, settings: TrainSettings, context: Context, previous: Labels | None) -> Labels | None:
@@ -240,7 +255,8 @@ class _State:
         self.objective = objective(model, int(self.backbone.feature_dim), images, labels, neighbors, settings, key, runtime,
                                    midway=midway is not None)
         self.backbone.train(self.objective.trains_network)
-        self.features = runtime.compiled(self.backbone)
+        thinned = settings.objective == "contrast" and labels is not None  # batches of many sizes, each of which would be compiled for itself
+        self.features = self.backbone if thinned else runtime.compiled(self.backbone)
         whose, mine = (config.get(MEMORY, {}).get("images") for config in (model.config, self.objective.config()))
         kept = model.memory if mine is None or whose in (None, mine) else {}  # of other images: nobody could go on with it
         self.carried = {name: v for name, v in kept.items() if name not in (LOSSES, *self.objective.keeps)}

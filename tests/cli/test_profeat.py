@@ -282,6 +282,8 @@ def test_models_of_an_ensemble_wait_for_each_other(ucl: Runner, members: Path, t
         assert ucl(command, cwd=one).code == 66
     assert ucl("status", "--next", cwd=one, stdout="pipe").text == "ucl train-epoch\n"
     assert ucl("run", "--dry-run", cwd=one).code == 0
+    assert ucl("status", "--json", cwd=one, stdout="pipe").json["needs"] == "agreed"
+    assert "epoch 6 waits for work/agreed.h5" in ucl("status", cwd=one, stdout="pipe").text
     assert tree(one) == before
     result = ucl("purify", "--rule", "agree", "m1/labels.h5", "m2/labels.h5", "-o", "agreed.h5", cwd=folder)
     assert result.code == 0, result.err
@@ -304,6 +306,15 @@ def test_models_of_an_ensemble_wait_for_each_other(ucl: Runner, members: Path, t
     assert not (own[1] / "work/agreed.h5").exists()         # else the next contrastive step would not wait, but refuse
     assert np.array_equal(read(own[0] / "labels.h5").labels, agreed.labels)
     assert np.array_equal(read(own[0] / "labels.h5").pred, agreed.pred)
+
+    past = replace(agreed, history_epoch=np.array([read(two / "labels.h5").context.epoch - 1], np.int32))
+    with (folder / "past.h5").open("wb") as out:  # as it stays where a job was killed between the commit and its removal
+        save(past, out)
+    run = shutil.copytree(two, folder / "past", symlinks=True)
+    shutil.copy(folder / "past.h5", run / "work/agreed.h5")
+    result = ucl("run", cwd=run)
+    assert result.code == 66
+    assert "work/agreed.h5: of an earlier iteration: epoch 6 trains on" in result.err
 
     alone = read(folder / "m1/labels.h5")
     turned = replace(agreed, pred=(agreed.pred + 1) % 3)

@@ -154,3 +154,16 @@ def test_a_run_without_clusters(ucl: Runner, photos: Path, tmp_path: Path) -> No
     assert "960 B of features, x 2 while they are clustered; 960 B of past embeddings; " in both
     assert "cluster k 24 ... 2; purify whole_up_to 5 ... 0; purify votes False ... True; " in both
     assert ucl("run", "and", photos, "-o", tmp_path / "new", "-n", stdout="pipe").text.count("discover False at both ends") == 1
+
+
+def test_one_of_several_processes_is_refused_before_anything_is_done(ucl: Runner, small: Path, tmp_path: Path) -> None:
+    """Also where an epoch is training alone, after which its checkpoint would be the first to ask."""
+    made = ucl("init", "ir", "digits", "-o", tmp_path / "ir", "-j", 1)
+    assert made.code == 0, made.err
+    for command, folder in (("run", tmp_path / "ir"), ("train-epoch", tmp_path / "ir"), ("run", small)):
+        before = tree(folder)
+        result = ucl(command, cwd=folder, env={"WORLD_SIZE": "2", "RANK": "0"})
+        assert result.code == 69, result.err
+        assert "2 processes: this version of ucl works in one process" in result.lines[0]
+        assert len(result.lines) == 2
+        assert tree(folder) == before

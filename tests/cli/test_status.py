@@ -15,7 +15,8 @@ def test_text_and_json(ucl: Runner, small: Path) -> None:
     assert lines[1].split()[:2] == ["epoch", "loss"]
     assert lines[2].split()[0] == "1"
     facts = ucl("status", small, "--json", stdout="pipe").json
-    assert sorted(facts) == ["done", "epoch", "epochs", "images", "method", "metrics", "schema", "unfinished"]
+    assert sorted(facts) == ["done", "epoch", "epochs", "images", "method", "metrics", "needs", "schema", "unfinished"]
+    assert facts["needs"] == "labels"
     assert (facts["schema"], facts["epoch"], facts["epochs"], facts["done"], facts["images"]) == ("ucl.status/1", 1, 3, False, 24)
     assert [m["generation"] for m in facts["metrics"]] == [0, 1]
     assert tree(small) == before

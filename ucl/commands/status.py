@@ -10,7 +10,7 @@ import typer
 
 from ucl.front.options import Common, JsonOption, command
 
-EXAMPLE = "until ucl status --done; do eval \"$(ucl status --next)\" || exit; done"
+EXAMPLE = "until ucl status --done; do line=$(ucl status --next) && eval \"$line\" || exit; done"
 
 _COLUMNS = (("epoch", "generation", "{:d}"), ("loss", "loss", "{:.4f}"), ("NMI last", "nmi_arithmetic", "{:.3f}"),
             ("churn", "churn", "{:.3f}"), ("K", "k", "{:d}"), ("empty", "empty", "{:d}"), ("largest", "largest", "{:d}"),
@@ -31,6 +31,7 @@ def main(directories: Annotated[list[str] | None, typer.Argument(metavar="DIR...
     from ucl.errors import UsageError
     from ucl.front.session import unfinished
     from ucl.methods.method import plan_length
+    from ucl.run import next_input
     from ucl.rundir import RunDir
 
     if lowest is not None:
@@ -45,6 +46,7 @@ def main(directories: Annotated[list[str] | None, typer.Argument(metavar="DIR...
     if done:
         return 0 if newest >= total else 1
     kept = unfinished(run) if newest < total else {}
+    needs = next_input(context) if newest < total else ""
     if midway:
         return 0 if "train-epoch" in kept else 1
     if next_:
@@ -56,9 +58,11 @@ def main(directories: Annotated[list[str] | None, typer.Argument(metavar="DIR...
     if json_:
         typer.echo(json.dumps({"schema": "ucl.status/1", "method": run.config.method, "epoch": newest, "epochs": total,
                                "done": newest >= total, "images": run.config.n, "metrics": metrics,
-                               "unfinished": kept}, sort_keys=True))
+                               "needs": needs, "unfinished": kept}, sort_keys=True))
         return 0
     typer.echo(f"{run.config.method} on {run.config.n} images: epoch {newest} of {total}" + (", done" if newest >= total else ""))
+    if needs == "agreed" and not run.work("agreed").exists():
+        typer.echo(f"epoch {newest + 1} waits for {run.work('agreed')}, what the models of the ensemble agree on: ucl purify --rule agree")
     if "train-epoch" in kept:
         typer.echo("epoch {epoch}: {batches} of {of} batches done ({file})".format(**kept["train-epoch"], file=run.partial("train")))
     elif "extract" in kept:

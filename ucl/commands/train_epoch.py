@@ -26,10 +26,12 @@ def main(labels: Annotated[str | None, typer.Argument(metavar="LABELS", help="La
          every: EveryOption = CHECKPOINT_EVERY, json_: SummaryJsonOption = False,
          given: dict[str, Any], common: Common) -> int:
     """Train one epoch."""
+    from ucl import dist
     from ucl.errors import UsageError
     from ucl.front import session, training
     from ucl.rundir import RunDir
 
+    dist.world()
     pause = seconds(every)
     run = RunDir.here()
     runtime = session.runtime_for(run, common, torch=True)

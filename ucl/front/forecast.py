@@ -42,7 +42,7 @@ def forecast(run: RunDir | None, asked: Request | None, where: str, toml: bool) 
         lines += [f"{_pipe(steps, differing)} || exit"] if len(turns) == 2 else []
         lines += ["until ucl status --done; do", f"    {_pipe(turns[-1][2] if turns else steps, differing)} || exit", "done"]
     else:
-        lines.append('until ucl status --done; do eval "$(ucl status --next)" || exit; done')
+        lines.append('until ucl status --done; do line=$(ucl status --next) && eval "$line" || exit; done')
         lines += [f"# epoch{'' if last == first else 's'} {first + 1}{'' if last == first else f' to {last + 1}'}: {_pipe(kind, differing)}"
                   for first, last, kind in turns]
     if differing:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ucl import device
+from ucl import device, dist
 from ucl.errors import DataError, InputMissing, PlanFinished
 from ucl.front import session
 from ucl.front.console import Progress, say
@@ -41,6 +41,7 @@ def find(asked: Request | None, output: str | None, common: Common) -> RunDir | 
 def go(asked: Request | None, output: str | None, common: Common, limit: int, *, through_disk: bool,
        stop_on_collapse: bool, as_json: bool, every: float) -> int:
     """Walk the plan to its end, or ``limit`` epochs of it; then a short table."""
+    dist.world()
     run = find(asked, output, common)
     fresh_start = run is None
     if run is None:

@@ -182,6 +182,10 @@ def least_connections(settings: ProfeatSettings) -> int:
     return default_connections(settings.contrast_batch, settings.k) if settings.connections < 0 else settings.connections
 
 
+RARELY = 0.01
+"""Images expected without a neighbour, above which a plan is refused."""
+
+
 def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
     """Refuse what a stage would refuse, before the first one starts.
 
@@ -198,6 +202,7 @@ def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
         if settings.k >= images:
             raise UsageError(f"k: found {settings.k} for {images} images, wanted fewer clusters than images")
         left = images - int(1.2 * settings.held_out * images) if settings.select == "held-out" else images  # each is held out by its own draw
+        _refuse_neighbors(settings, images)
         found |= {"scan_batch": settings.scan_batch} | ({"self_batch": settings.self_batch} if settings.self_epochs else {})
     if isinstance(settings, ProfeatSettings) and settings.iterations > 1 and settings.least_batch > settings.contrast_batch:
         raise UsageError(f"least_batch: found {settings.least_batch}, wanted at most {settings.contrast_batch}, the images of a batch",
@@ -212,6 +217,20 @@ def refuse(settings: SimclrSettings | ScanSettings, images: int) -> None:
                              f"a smaller {name}")
 
 
+def _refuse_neighbors(settings: ScanSettings, images: int) -> None:
+    """Refuse more neighbours to score by than are mined, and so few that some image would have none left to be drawn with.
+
+    Raises:
+        UsageError: either.
+    """
+    if settings.select != "last" and settings.select_neighbors > settings.neighbors:
+        raise UsageError(f"select_neighbors: found {settings.select_neighbors}, wanted at most the {settings.neighbors} that are mined",
+                         "fewer, or more neighbors")
+    if settings.select == "held-out" and not settings.own and images * settings.held_out**settings.neighbors > RARELY:
+        raise UsageError(f"neighbors: found {settings.neighbors}, with {settings.held_out:g} of {images} images held out: some image would have all "
+                         "its neighbours held out, and none to be drawn with", "more neighbors, own = true, or select = train")
+
+
 def advice_of(settings: ProfeatSettings | ScanSettings, epochs: int) -> Iterator[str]:
     """What is allowed and does not do what one may expect; ``epochs``: the plan's."""
     if epochs < length(settings):
@@ -223,9 +242,7 @@ def advice_of(settings: ProfeatSettings | ScanSettings, epochs: int) -> Iterator
                "estimated from it")
     if settings.self_epochs and settings.self_threshold == 1:
         yield "no probability is above a threshold of 1: the epochs of self-labels change nothing"
-    if not isinstance(settings, ProfeatSettings) or settings.iterations == 1:
-        return
-    if settings.rule == AGREE:
+    if not isinstance(settings, ProfeatSettings) or settings.iterations == 1 or settings.rule == AGREE:
         return
     if settings.threshold == 1:
         yield "no probability is above a threshold of 1: nothing is refined"

@@ -64,6 +64,7 @@ class Objective(Protocol):
         columns: names of the parts of the loss, beside the loss itself.
         trained: part of the checkpoint -> module, trained by the network's own optimizer.
         trains_network: whether the network itself is; else it is in evaluation mode, and no gradient is taken of it.
+        reviews: whether its end takes a pass over all images.
         optimizers: of modules of its own.
         keeps: names in the checkpoint's memory that are this objective's; what it does not hand on of them is dropped.
     """
@@ -71,6 +72,7 @@ class Objective(Protocol):
     columns: tuple[str, ...]
     trained: dict[str, nn.Module]
     trains_network: bool
+    reviews: bool
     optimizers: list[optim.SGD]
     keeps: frozenset[str]
 

@@ -30,6 +30,7 @@ class Classify:
 
     columns: tuple[str, ...] = ()
     trains_network = True
+    reviews = False
     keeps = frozenset({REMEMBERED})
     trained: dict[str, nn.Module]
 

@@ -38,6 +38,7 @@ class Contrastive:
 
     columns: tuple[str, ...] = ()
     trains_network = True
+    reviews = False
     keeps = frozenset({STEPS, CONNECTIONS})
     optimizers: list[optim.SGD]
 

@@ -39,6 +39,7 @@ class Instance:
 
     optimizers: list[optim.SGD]
     trains_network = True
+    reviews = False
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,
                  runtime: Runtime, *, midway: bool) -> None:

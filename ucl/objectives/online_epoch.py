@@ -34,6 +34,7 @@ class OnlineEpoch:
 
     columns: tuple[str, ...] = ()
     trains_network = True
+    reviews = False
     keeps = KEPT
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, labels: Labels | None, settings: TrainSettings, key: Key,

@@ -43,6 +43,7 @@ class Scan:
     """
 
     columns: tuple[str, ...] = ("consistency", "entropy")
+    reviews = True
     optimizers: list[optim.SGD]
 
     def __init__(self, model: Checkpoint, dim: int, images: ImageList, neighbors: Neighbors | None, settings: TrainSettings, key: Key,

@@ -36,6 +36,7 @@ class SelfLabelled:
 
     columns: tuple[str, ...] = ()
     trains_network = True
+    reviews = False
     keeps = frozenset({TARGETS, WRITTEN, COUNTS})
     optimizers: list[optim.SGD]
 

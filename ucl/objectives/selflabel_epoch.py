@@ -32,6 +32,7 @@ class SelfLabel:
 
     columns: tuple[str, ...] = ()
     trains_network = True
+    reviews = True
     keeps = frozenset({STEPS})
     optimizers: list[optim.SGD]
 

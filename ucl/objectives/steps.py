@@ -36,7 +36,7 @@ class Steps:
 
     Attributes:
         taken: steps.
-        skipped: batches without enough images to learn from; nothing was changed.
+        skipped: batches without enough images to learn from; no weight was changed.
         images: those learnt from, summed over steps.
         drawn: images in all batches.
         one_group: steps in which all images were alike, so that nothing repelled.

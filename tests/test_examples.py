@@ -17,6 +17,8 @@ import pytest
 from cli.harness import Runner
 from test_parity import ENV, QUARTER, digests, make, pipe, ucl
 
+from ucl import read
+
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -340,6 +342,11 @@ def test_reproduction_of_profeat(script: str, rows: list[str], rounds: dict[str,
     found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     assert [cells[:3] for cells in found] == [(row, "0", str(number)) for row in rows for number in rounds[row]]
     assert all(re.match(r"[\d.]+", cell) for cells in found for cell in cells[3:])
+    if script == "stl10":  # A-PFs-11: SimCLR sees the unlabelled images, everything after it the training images alone
+        before, after = ({path.split(b"/")[0] for path in read(tmp_path / "out" / run / "images.h5").samples.path.tolist()}
+                         for run in ("simclr-0", "s-0"))
+        assert (before, b"unlabeled" in after) == ({b"train", b"unlabeled"}, False)
+        assert len(read(tmp_path / "out/s-0/images.h5").samples.path) == 90
     if script == "cifar10":
         assert (tmp_path / "out" / "e-0" / "agreed-2.h5").exists()
         again = bash(path, tmp_path, **env)

@@ -373,6 +373,10 @@ def _assign(x: Rows, centroid: NDArray[np.float32], labels: NDArray[np.int32]) -
     for part, rows, found, distance in _search(x, centroid):
         labels[part] = found
         objective = np.cumsum(np.concatenate(([objective], distance)), dtype=np.float32)[-1]
+        if not part.start:  # nothing to add to: the rows need not be copied
+            pick = csr_array((np.ones(len(rows), np.float32), (found, np.arange(len(rows)))), shape=(len(total), len(rows)))
+            total[:] = pick @ rows
+            continue
         for some in chunks(len(rows), ROWS):
             there, at = np.unique(found[some], return_inverse=True)
             stack = np.concatenate([total[there], rows[some]])

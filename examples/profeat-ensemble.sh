@@ -23,8 +23,13 @@ set -euo pipefail
 [ -z "$TARGETS" ] || TARGETS=$(realpath "$TARGETS")
 mkdir -p "$OUT"
 OUT=$(realpath "$OUT")
-stopping= # what runs stops at these signals, with its work on disk; this shell then passes its exit code on, and starts nothing more
-trap 'stopping=yes' USR1 USR2
+stopping= # what runs stops at these signals, with its work on disk; this shell waits for it, starts nothing more, and ends in 75
+trap 'stopping=75' USR1 USR2
+ended() {
+    local code=$?
+    [ "$code" -eq 0 ] || exit "${stopping:-$code}"
+}
+trap ended EXIT
 dirs=()
 for number in $MEMBERS; do dirs+=("$OUT/m$number"); done
 
@@ -37,7 +42,10 @@ standing() { # directory: its epoch, and what the next one needs
 
 train() { # directory, and the command
     [ -z "$stopping" ] || return 75
-    (cd "$1" && "${@:2}" </dev/null)
+    (
+        trap : USR1 USR2 # a subshell forgets the traps
+        cd "$1" && "${@:2}" </dev/null
+    )
 }
 
 member() { # number: the number is the seed

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_parity import digests, make, ucl
+from test_examples import COMMANDS, EXAMPLES, PATH, bash, tiny
+from test_parity import ENV, digests, make, ucl
 
 pytestmark = pytest.mark.slurm
 
@@ -93,3 +95,52 @@ def test_a_signalled_run_is_requeued_and_goes_on(tmp_path: Path) -> None:
     assert "rc 0 restart 1" in log
     assert state == "COMPLETED"
     assert digests(run) == digests(straight)
+
+
+def submit(cwd: Path, *words: str) -> str:
+    """A job's number; a job that can never start ends."""
+    return subprocess.run(["sbatch", "--parsable", "--kill-on-invalid-dep=yes", "--open-mode=append", "--output", str(cwd / "log-%A_%a"), *words],
+                          cwd=cwd, env=ENV, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_an_ensemble_is_array_jobs_with_a_short_job_behind_each(tmp_path: Path) -> None:
+    """As the head of examples/profeat-ensemble.sh says; a member that is signalled is requeued; the same as the script alone, without Slurm."""
+    script = str(EXAMPLES / "profeat-ensemble.sh")
+    init = " ".join([*tiny(2, contrast=4, scan=1, self=0, refine=1), "--set profeat.connections=1 --set train-epoch.epoch_length=3"])
+    init = init.replace("--set profeat.threshold=0.5 --set profeat.self_threshold=0.3", "")  # of no meaning here
+    env = {"MEMBERS": "1 2", "INIT": init}
+    alone = bash(script, tmp_path, **env, OUT=str(tmp_path / "alone"))
+    assert alone.returncode == 0, alone.stderr
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    settings = {**env, "OUT": str(tmp_path / "out"), "PATH": ":".join([*COMMANDS, PATH])}
+    exports = "\n".join(f"export {name}='{value}'" for name, value in settings.items())
+    (jobs / "members.sbatch").write_text(
+        f'#!/bin/bash\n{exports}\nsrun {script} member "$SLURM_ARRAY_TASK_ID"; code=$?; echo "code $code restart ${{SLURM_RESTART_COUNT:-0}}"\n'
+        "[ $code -eq 75 ] && scontrol requeue $SLURM_JOB_ID; exit $code\n")
+    (jobs / "agree.sbatch").write_text(f"#!/bin/bash\n{exports}\n{script} agree\n")
+    after: tuple[str, ...] = ()
+    first = ""
+    for _ in range(2):
+        members = submit(jobs, "--array=1-2", "--requeue", *after, "members.sbatch")
+        first = first or members
+        after = (f"--dependency=afterok:{submit(jobs, f'--dependency=afterok:{members}', 'agree.sbatch')}",)
+    until(lambda: (tmp_path / "out/m1/epochs/0001").exists())
+    subprocess.run(["scancel", "--signal=USR2", f"{first}_1.0"], check=True)
+    until(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.strip())
+    logs = "\n".join(path.read_text(errors="replace") for path in sorted(jobs.glob("log-*")))
+    assert "code 75 restart 0" in logs
+    assert "code 0 restart 1" in logs
+    done = bash(script, tmp_path, **env, OUT=str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].replace("/out/", "/alone/") == alone.stdout.splitlines()[-1]
+    for number in (1, 2):
+        assert digests(tmp_path / "out" / f"m{number}") == digests(tmp_path / "alone" / f"m{number}")
+
+
+def until(there: Callable[[], bool], seconds: float = 400) -> None:
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.2)

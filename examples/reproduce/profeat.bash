@@ -54,6 +54,7 @@ before() { # seed: SimCLR's network, once
     local train=("${trained_before[@]}") settings=("${data[@]}" --set "simclr.contrast_epochs=$CONTRAST") code=0
     [ "$VARIANT" != released ] || settings+=(--set simclr.anchors=first)
     (
+        trap : USR1 USR2 # a subshell forgets the traps
         flock 9
         begin "$OUT/simclr-$1" simclr "$1"
         go_on "$OUT/simclr-$1" "$CONTRAST"
@@ -118,7 +119,10 @@ ensemble() { # row seed, and more settings: members of seeds of their own, which
 tell() { # member labels epoch: what all agree on, if it stands there
     local code=0
     [ "$(epoch_of "$1")" -eq "$3" ] || return 0
-    (cd "$1" && ucl train-epoch "$2" </dev/null >&2) || code=$?
+    (
+        trap : USR1 USR2
+        cd "$1" && ucl train-epoch "$2" </dev/null >&2
+    ) || code=$?
     [ "$code" -eq 0 ] || exit "$code"
 }
 

@@ -10,7 +10,13 @@
 : "${SEEDS:=0}" "${JOBS:=1}" "${PRECISION:=float32}" "${SETTINGS:=}"
 # SETTINGS: more words for every row, as "-j 4 --files-from part.txt".
 # A script has a MEASURE, words of which take() prints a report as JSON, and columns, each of such a word, the metric in it, and a title.
-trap : USR1 USR2 # what runs stops at these, with its work on disk; this shell then passes its exit code on
+stopping= # what runs stops at these signals, with its work on disk; this shell waits for it, and then ends in 75
+trap 'stopping=75' USR1 USR2
+ended() {
+    local code=$?
+    [ "$code" -eq 0 ] || exit "${stopping:-$code}"
+}
+trap ended EXIT
 
 images() { # data: training and test images of a released data set, or of a folder with the folders train and test
     local at
@@ -52,6 +58,7 @@ take() { "$@"; } # what, and more words: it is the name of a function
 
 measure() { # directory round, and more words for take(): what MEASURE names, unless it is there already
     (
+        trap : USR1 USR2 # a subshell forgets the traps
         cd "$1"
         for what in $MEASURE; do
             [ ! -e "round-$2.$what.json" ] || continue

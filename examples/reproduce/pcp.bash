@@ -61,6 +61,7 @@ supervised() { # row seed: the true classes as labels, one classifier throughout
         --set train-epoch.sampler=shuffle --set train-epoch.batch=128 --set train-epoch.weight_decay=5e-4 --set train-epoch.crop_scale=0.2,1 \
         --set train-epoch.hue=0.4 --set train-epoch.jitter_p=1
     until ucl status "$dir" --done </dev/null; do
+        go
         epoch=$(epoch_of "$dir")
         lr=$(awk "BEGIN { done = $epoch / $EPOCHS + 1e-9; print (done < 0.6 ? 0.03 : done < 0.8 ? 0.003 : 0.0003) }")
         (

@@ -119,6 +119,7 @@ ensemble() { # row seed, and more settings: members of seeds of their own, which
 tell() { # member labels epoch: what all agree on, if it stands there
     local code=0
     [ "$(epoch_of "$1")" -eq "$3" ] || return 0
+    go
     (
         trap : USR1 USR2
         cd "$1" && ucl train-epoch "$2" </dev/null >&2

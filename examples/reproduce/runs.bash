@@ -17,6 +17,7 @@ ended() {
     [ "$code" -eq 0 ] || exit "${stopping:-$code}"
 }
 trap ended EXIT
+go() { [ -z "$stopping" ] || exit 75; } # before anything that takes long
 
 images() { # data: training and test images of a released data set, or of a folder with the folders train and test
     local at
@@ -50,6 +51,7 @@ go_on() { # directory epoch: run to that epoch, or as far as the plan goes
     local epoch code=0
     epoch=$(epoch_of "$1")
     [ "$epoch" -lt "$2" ] || return 0
+    go
     ucl run -o "$1" --limit $(($2 - epoch)) </dev/null >&2 || code=$?
     [ "$code" -eq 0 ] || exit "$code"
 }
@@ -57,6 +59,7 @@ go_on() { # directory epoch: run to that epoch, or as far as the plan goes
 take() { "$@"; } # what, and more words: it is the name of a function
 
 measure() { # directory round, and more words for take(): what MEASURE names, unless it is there already
+    go
     (
         trap : USR1 USR2 # a subshell forgets the traps
         cd "$1"

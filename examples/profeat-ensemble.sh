@@ -23,13 +23,8 @@ set -euo pipefail
 [ -z "$TARGETS" ] || TARGETS=$(realpath "$TARGETS")
 mkdir -p "$OUT"
 OUT=$(realpath "$OUT")
-stopping= # what runs stops at these signals, with its work on disk; this shell waits for it, starts nothing more, and ends in 75
-trap 'stopping=75' USR1 USR2
-ended() {
-    local code=$?
-    [ "$code" -eq 0 ] || exit "${stopping:-$code}"
-}
-trap ended EXIT
+# shellcheck source=examples/jobs.bash
+source "$(dirname "$0")"/jobs.bash
 dirs=()
 for number in $MEMBERS; do dirs+=("$OUT/m$number"); done
 
@@ -41,9 +36,9 @@ standing() { # directory: its epoch, and what the next one needs
 }
 
 train() { # directory, and the command
-    [ -z "$stopping" ] || return 75
+    go
     (
-        trap : USR1 USR2 # a subshell forgets the traps
+        heed
         cd "$1" && "${@:2}" </dev/null
     )
 }
@@ -85,7 +80,8 @@ agree() { # agreed-EPOCH.h5, of members that have all come to that epoch and wai
         echo "$0: error: agreed-$all.h5 is there, and members still wait" >&2
         return 66
     fi
-    measure "$all"
+    measure "$all" || echo "$0: the clusters of epoch $all are not measured" >&2
+    go
     ucl purify --rule agree "${dirs[@]/%//labels.h5}" -o "$OUT/agreed-$all.h5" </dev/null
 }
 
@@ -98,7 +94,7 @@ measure() { # epoch: each member's clusters against the classes, if there are an
     fi
     [ "$measured" = yes ] || return 0
     for dir in "${dirs[@]}"; do
-        (cd "$dir" && ucl evaluate clusters labels.h5 ${TARGETS:+--targets "$TARGETS"} --json </dev/null > "clusters-$1.json")
+        (cd "$dir" && ucl evaluate clusters labels.h5 ${TARGETS:+--targets "$TARGETS"} --json </dev/null > "clusters-$1.json") || return
     done
 }
 
@@ -107,14 +103,11 @@ member) member "$2"; exit ;;
 agree) agree; exit ;;
 esac
 export IMAGES OUT INIT MEMBERS
-rm -f "$OUT/stopped"
 until done_all; do
-    # The first that fails ends all, and with its exit code: xargs goes on after any but 255, and has codes of its own.
-    # shellcheck disable=SC2016
-    printf '%s\n' $MEMBERS | xargs -P "$JOBS" -n 1 bash -c 'trap : USR1 USR2; bash "$0" member "$1" || { echo $? > "$OUT/stopped"; exit 255; }' "$0" ||
-        exit "$(cat "$OUT/stopped" || echo 70)"
-    [ -z "$stopping" ] || exit 75
+    # shellcheck disable=SC2086
+    each member < <(printf '%s\n' $MEMBERS)
     agree
+    go
 done
 
 # Of the members one is kept: that of the lowest score, which sees no classes.

@@ -167,7 +167,7 @@ def test_pages_that_the_readme_names_exist() -> None:
 def test_command_lines_of_the_scripts_parse(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     found = list(command_lines(text))
-    assert found or "\nsource " in text
+    assert found or "\nsource " in text or path.name == "jobs.bash"  # which runs what it is told to
     for line in found:
         parse(line)
 

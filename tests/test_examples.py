@@ -364,16 +364,16 @@ def test_a_signal_to_all_of_a_job_ends_a_script_in_75(tmp_path: Path) -> None:
            "CLUSTER_BATCH": "16", "SELF": "1", "SELF_LABEL": "1", "REFINE": "1", "TOGETHER": "2", "MEMBERS": "2", "CONNECTIONS": "1", "ROWS": "e",
            "SETTINGS": "-j 1 -q --set train-epoch.epoch_length=20", "OUT": str(tmp_path / "out")}
     words = ["bash", str(EXAMPLES / "reproduce" / "profeat-cifar10.sh")]
-    for stage in ("simclr-0/epochs/0001", "e-0/m0/epochs/0001"):  # in a subshell, and beside it
+    for stage, sent in (("simclr-0/epochs/0001", signal.SIGUSR2), ("e-0/m0/epochs/0001", signal.SIGUSR1)):  # in a subshell, and beside it
         job = subprocess.Popen(words, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                start_new_session=True)
         while not (tmp_path / "out" / stage).exists():
             assert job.poll() is None, job.communicate()[1].decode()
             time.sleep(0.02)
-        os.killpg(job.pid, signal.SIGUSR2)
+        os.killpg(job.pid, sent)
         _, told = job.communicate(timeout=120)
         assert job.returncode == 75, told.decode()
-        assert b"stopped by SIGUSR2" in told, told.decode()
+        assert f"stopped by {sent.name}".encode() in told, told.decode()
     done = subprocess.run(words, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [line.split("|")[1:4] for line in done.stdout.splitlines() if line.startswith("| e ")] == [[" e ", " 0 ", " 1 "], [" e ", " 0 ", " 2 "]]

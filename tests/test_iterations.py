@@ -159,6 +159,8 @@ def test_text_becomes_settings_or_is_refused() -> None:
         iterations.refuse(CIFAR10.override({"least_batch": 600}), 50000)
     with pytest.raises(UsageError, match="wanted 0 to 1"):
         CIFAR10.override({"threshold": 1.5})
+    few = Context("scan", images=50_000, size=32, overrides={"scan.neighbors": "3"})
+    assert iterations.settled(few, ScanSettings).select_neighbors == 3  # the default goes with it, what was set by hand is refused
     for table, found in (({"own": "false", "neighbors": 5, "held_out": 0.2}, "neighbors: found 5, with 0.2 of 50000"),
                          ({"select_neighbors": 21}, "select_neighbors: found 21, wanted at most the 20")):
         with pytest.raises(UsageError, match=found):

@@ -183,10 +183,11 @@ def awaited(slots: Mapping[str, Any], context: Context) -> None:
     """
     cure = "ucl purify --rule agree */labels.h5 in the folder of all runs makes them; put them into work/agreed.h5 here, or ucl train-epoch FILE"
     agreed, own = slots.get("agreed"), slots.get("previous")
-    past = agreed is not None and own is not None and agreed.history_epoch is not None and agreed.history_epoch.max() < own.context.epoch
+    made = () if agreed is None or agreed.history_epoch is None else agreed.history_epoch.tolist()
+    past = own is not None and bool(made) and max(made) < own.context.epoch
     if agreed is None or past:
-        found = "of an earlier iteration" if past else "not there yet"
-        raise InputMissing(f"work/agreed.h5: {found}: epoch {context.epoch + 1} trains on what the models of an ensemble agree on", cure)
+        found = "agreed labels: of an earlier iteration" if past else "work/agreed.h5: not there yet"
+        raise InputMissing(f"{found}: epoch {context.epoch + 1} trains on what the models of an ensemble agree on", cure)
     if own is None or agreed.pred is None or not any(np.array_equal(row, own.labels) for row in agreed.pred):
         found = "not of an ensemble: no /pred" if agreed.pred is None else "none of the models joined is this one, as it is now"
         raise DataError(f"agreed labels: {found}; expected the labels of this generation among them", cure)

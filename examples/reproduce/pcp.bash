@@ -65,7 +65,7 @@ supervised() { # row seed: the true classes as labels, one classifier throughout
         epoch=$(epoch_of "$dir")
         lr=$(awk "BEGIN { done = $epoch / $EPOCHS + 1e-9; print (done < 0.6 ? 0.03 : done < 0.8 ? 0.003 : 0.0003) }")
         (
-            trap : USR1 USR2 # a subshell forgets the traps
+            heed
             cd "$dir"
             ucl targets </dev/null | ucl train-epoch --lr "$lr"
         )

@@ -54,9 +54,10 @@ before() { # seed: SimCLR's network, once
     local train=("${trained_before[@]}") settings=("${data[@]}" --set "simclr.contrast_epochs=$CONTRAST") code=0
     [ "$VARIANT" != released ] || settings+=(--set simclr.anchors=first)
     (
-        trap : USR1 USR2 # a subshell forgets the traps
-        flock 9
-        begin "$OUT/simclr-$1" simclr "$1"
+        heed
+        flock 9 || exit 75 # only a signal ends it
+        go
+        begin "$OUT/simclr-$1" simclr "$1" || exit
         go_on "$OUT/simclr-$1" "$CONTRAST"
     ) 9> "$OUT/.simclr-$1.lock" || code=$?
     [ "$code" -eq 0 ] || exit "$code"
@@ -121,7 +122,7 @@ tell() { # member labels epoch: what all agree on, if it stands there
     [ "$(epoch_of "$1")" -eq "$3" ] || return 0
     go
     (
-        trap : USR1 USR2
+        heed
         cd "$1" && ucl train-epoch "$2" </dev/null >&2
     ) || code=$?
     [ "$code" -eq 0 ] || exit "$code"

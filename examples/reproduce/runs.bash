@@ -10,14 +10,8 @@
 : "${SEEDS:=0}" "${JOBS:=1}" "${PRECISION:=float32}" "${SETTINGS:=}"
 # SETTINGS: more words for every row, as "-j 4 --files-from part.txt".
 # A script has a MEASURE, words of which take() prints a report as JSON, and columns, each of such a word, the metric in it, and a title.
-stopping= # what runs stops at these signals, with its work on disk; this shell waits for it, and then ends in 75
-trap 'stopping=75' USR1 USR2
-ended() {
-    local code=$?
-    [ "$code" -eq 0 ] || exit "${stopping:-$code}"
-}
-trap ended EXIT
-go() { [ -z "$stopping" ] || exit 75; } # before anything that takes long
+# shellcheck source=examples/jobs.bash
+source "$(dirname "${BASH_SOURCE[0]}")"/../jobs.bash
 
 images() { # data: training and test images of a released data set, or of a folder with the folders train and test
     local at
@@ -61,10 +55,11 @@ take() { "$@"; } # what, and more words: it is the name of a function
 measure() { # directory round, and more words for take(): what MEASURE names, unless it is there already
     go
     (
-        trap : USR1 USR2 # a subshell forgets the traps
+        heed
         cd "$1"
         for what in $MEASURE; do
             [ ! -e "round-$2.$what.json" ] || continue
+            go
             take "$what" "${@:3}" > work/measured
             mv work/measured "round-$2.$what.json"
         done
@@ -80,12 +75,7 @@ rows() { # [row seed]: that one, or all ROWS and SEEDS, and the table
     fi
     OUT=$(realpath "$OUT")
     export OUT
-    rm -f "$OUT/stopped"
-    # The first that fails ends all, and with its exit code: xargs goes on after any but 255, and has codes of its own.
-    # shellcheck disable=SC2016
-    for seed in $SEEDS; do for row in $ROWS; do echo "$row $seed"; done; done |
-        xargs -P "$JOBS" -L 1 bash -c 'trap : USR1 USR2; bash "$0" "$@" || { echo $? > "$OUT/stopped"; exit 255; }' "$0" ||
-        exit "$(cat "$OUT/stopped" || echo 70)"
+    each < <(for seed in $SEEDS; do for row in $ROWS; do echo "$row $seed"; done; done)
     ROWS=$ROWS SEEDS=$SEEDS python - "$OUT" "${columns[@]}" <<'PY'
 import json, os, pathlib, sys
 columns = [column.split(":") for column in sys.argv[2:]]

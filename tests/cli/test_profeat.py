@@ -314,7 +314,7 @@ def test_models_of_an_ensemble_wait_for_each_other(ucl: Runner, members: Path, t
     shutil.copy(folder / "past.h5", run / "work/agreed.h5")
     result = ucl("run", cwd=run)
     assert result.code == 66
-    assert "work/agreed.h5: of an earlier iteration: epoch 6 trains on" in result.err
+    assert "agreed labels: of an earlier iteration: epoch 6 trains on" in result.err
 
     alone = read(folder / "m1/labels.h5")
     turned = replace(agreed, pred=(agreed.pred + 1) % 3)

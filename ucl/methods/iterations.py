@@ -91,6 +91,8 @@ def _settled(kind: type[T], method: str, set_: tuple[tuple[str, str], ...], plan
             told["refine_lr"] = tuple(lr * share for lr in found.refine_lr)
     if isinstance(found, ProfeatSettings):
         told["least_batch"] = min(found.least_batch, told["contrast_batch"] if "contrast_batch" not in by_hand else found.contrast_batch)
+    if isinstance(found, ScanSettings):
+        told["select_neighbors"] = min(found.select_neighbors, found.neighbors)
     found = dataclasses.replace(found, **{name: v for name, v in told.items() if hasattr(found, name) and name not in by_hand})
     found.refuse_unread(by_hand, f"ucl.toml: [{method}]")
     if not sum(e for _, e in stages(0, found)):
@@ -226,7 +228,7 @@ def _refuse_neighbors(settings: ScanSettings, images: int) -> None:
     if settings.select != "last" and settings.select_neighbors > settings.neighbors:
         raise UsageError(f"select_neighbors: found {settings.select_neighbors}, wanted at most the {settings.neighbors} that are mined",
                          "fewer, or more neighbors")
-    if settings.select == "held-out" and not settings.own and images * settings.held_out**settings.neighbors > RARELY:
+    if settings.select == "held-out" and not settings.own and images * (1 - settings.held_out) * settings.held_out**settings.neighbors > RARELY:
         raise UsageError(f"neighbors: found {settings.neighbors}, with {settings.held_out:g} of {images} images held out: some image would have all "
                          "its neighbours held out, and none to be drawn with", "more neighbors, own = true, or select = train")
 

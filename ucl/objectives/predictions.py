@@ -67,8 +67,8 @@ def score(found: NDArray[np.float32], neighbors: Neighbors, rows: NDArray[np.int
     columns = settings.score_neighbors + neighbors.self_included
     near = neighbors.neighbors[:, :columns]
     if not neighbors.self_included:
-        own = np.arange(len(near), dtype=near.dtype)[:, None]
-        near = np.concatenate([own, np.where(near == own, near.dtype.type(-1), near)], axis=1)  # a file of one's own may have it all the same
+        own = np.arange(len(near))[:, None]
+        near = np.concatenate([own, np.where(near == own, -1, near.astype(np.int64))], axis=1)  # a file of one's own may have it all the same
     return selection_score(found, near, rows, entropy_weight=settings.score_entropy)
 
 

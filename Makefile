@@ -11,7 +11,7 @@ types:
 	mypy
 
 tests:
-	pytest
+	pytest -n 2
 
 man:
 	python man/generate.py

@@ -375,8 +375,9 @@ def _assign(x: Rows, centroid: NDArray[np.float32], labels: NDArray[np.int32]) -
         objective = np.cumsum(np.concatenate(([objective], distance)), dtype=np.float32)[-1]
         if not part.start:  # nothing to add to: the rows need not be copied
             order = np.argsort(found.astype(np.uint16) if len(total) <= 1 << 16 else found, kind="stable").astype(np.int32)
-            ends = np.cumsum(np.bincount(found, minlength=len(total))).astype(np.int32)
-            total[:] = csr_array((np.ones(len(rows), np.float32), order, np.concatenate([ends[:1] * 0, ends])), shape=(len(total), len(rows))) @ rows
+            ends = np.zeros(len(total) + 1, np.int32)
+            np.cumsum(np.bincount(found, minlength=len(total)), out=ends[1:])
+            total[:] = csr_array((np.ones(len(rows), np.float32), order, ends), shape=(len(total), len(rows))) @ rows
             continue
         for some in chunks(len(rows), ROWS):
             there, at = np.unique(found[some], return_inverse=True)

@@ -36,12 +36,17 @@ def begin(step: Step, slots: Mapping[str, Any], context: Context, runtime: Runti
     """The context of a step, its inputs, and what its settings are called in recipes and provenance."""
     context = dataclasses.replace(context, stage=step.stage)
     inputs = [slots[name] for name in step.reads if slots.get(name) is not None]
-    return context, inputs, step.settings.as_dict() | runtime.numerics
+    return context, inputs, decided(step, runtime)
+
+
+def decided(step: Step, runtime: Runtime) -> dict[str, Any]:
+    """What decides a step's numbers beside its inputs and the seed: its settings, and how the machine computes."""
+    return step.settings.as_dict() | runtime.numerics
 
 
 def sign(made: Stored, step: Step, inputs: list[Stored], context: Context, runtime: Runtime) -> Stored:
     """Give what a step made its recipe and provenance."""
-    settings = step.settings.as_dict() | runtime.numerics
+    settings = decided(step, runtime)
     made.recipe = store.recipe(made.kind, step.verb, settings, context.seed, inputs)
     made.provenance = store.chain(step.verb, settings, context.seed, inputs, runtime.device, runtime.threads)
     return made
@@ -220,8 +225,7 @@ def _recipe(steps: list[Step], slot: str, slots: Slots, context: Context, runtim
         if step.verb not in _MAKES:
             return ""
         inputs = [known[name] for name in step.reads if name in known]
-        settings = step.settings.as_dict() | runtime.numerics
-        made = Stored(recipe=store.recipe(_MAKES[step.verb], step.verb, settings, context.seed, inputs))
+        made = Stored(recipe=store.recipe(_MAKES[step.verb], step.verb, decided(step, runtime), context.seed, inputs))
         known |= dict.fromkeys(step.writes, made)
     return known[slot].recipe if slot in known else ""
 

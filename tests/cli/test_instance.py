@@ -77,6 +77,18 @@ def same(a: Path, b: Path) -> None:
     assert metrics(a) == metrics(b)
 
 
+def all_go_on(ucl: Runner, there: Path, undisturbed: Path, ways: list[list[list[object]]]) -> None:
+    """Each of these pipes, in a copy of a run directory whose epoch was cut, goes on inside it and makes what the undisturbed one has."""
+    for number, rest in enumerate(ways):
+        goes_on = there.parent / f"{number}"
+        shutil.copytree(there, goes_on, symlinks=True)
+        results = ucl.pipe(*rest, cwd=goes_on)
+        assert all(r.code == 0 for r in results), [r.err for r in results]
+        assert "train.partial: going on after" in results[-1].err
+        same(goes_on, undisturbed)
+        assert not list((goes_on / "work").iterdir())
+
+
 # shell = run
 
 @pytest.mark.parametrize("method", [pytest.param("ir", marks=SLOW), pytest.param("is", marks=SLOW), "and", "pcp"])
@@ -212,14 +224,7 @@ def test_cut_inside_an_epoch_it_is_the_undisturbed_one(ucl: Runner, straight: di
     assert result.code == code, result.err
     assert ucl("status", "--midway", cwd=there).code == 0
     ways: list[list[list[object]]] = [[["run", "--limit", 1, "-v"]], [["train-epoch", "-v"]], [*TURN[method][:-1], ["train-epoch", "-v"]]]
-    for number, rest in enumerate(ways):
-        goes_on = tmp_path / f"{number}"
-        shutil.copytree(there, goes_on, symlinks=True)
-        results = ucl.pipe(*rest, cwd=goes_on)
-        assert all(r.code == 0 for r in results), [r.err for r in results]
-        assert "train.partial: going on after" in results[-1].err
-        same(goes_on, undisturbed)
-        assert not list((goes_on / "work").iterdir())
+    all_go_on(ucl, there, undisturbed, ways)
     if method == "pcp":
         assert read(undisturbed / "labels.h5").info["purify"]["voted"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cli.harness import Runner, tree
-from cli.test_instance import copied, digests, longer, metrics, plans, same
+from cli.test_instance import all_go_on, copied, digests, longer, metrics, plans, same
 from cli.test_resume import cut
 from ucl import models, read, store
 from ucl.artifacts import replace
@@ -461,14 +461,7 @@ def test_cut_inside_an_epoch_it_is_the_undisturbed_one(ucl: Runner, straight: di
     assert (done["epoch"], done["of"]) == (epoch + 1, 30)
     assert (there / "work/train-labels.partial").exists() is (method == "odc" and not epoch)    # what it trains on is in the model, but at the start
     ways: list[list[list[object]]] = [[["run", "--limit", 1, "-v"]], [["train-epoch", "-v"]], [*turn(method, epoch)[:-1], ["train-epoch", "-v"]]]
-    for number, rest in enumerate(ways if len(turn(method, epoch)) > 1 else ways[:2]):
-        goes_on = tmp_path / f"{number}"
-        shutil.copytree(there, goes_on, symlinks=True)
-        results = ucl.pipe(*rest, cwd=goes_on)
-        assert all(r.code == 0 for r in results), [r.err for r in results]
-        assert "train.partial: going on after" in results[-1].err
-        same(goes_on, undisturbed)
-        assert not list((goes_on / "work").iterdir())
+    all_go_on(ucl, there, undisturbed, ways if len(turn(method, epoch)) > 1 else ways[:2])
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cli.harness import Runner, environment, tree
-from cli.test_instance import digests, plans, same
+from cli.test_instance import all_go_on, digests, plans, same
 from cli.test_resume import cut
 from cli.test_scan import copied, metrics
 from ucl import read
@@ -82,14 +82,7 @@ def test_cut_inside_an_epoch_it_is_the_undisturbed_one(ucl: Runner, straight: Pa
     ways: list[list[list[object]]] = [[["run", "--limit", 1, "-v"]], [["train-epoch", "-v"]]]
     if epoch in TURNS:
         ways.append([*TURNS[epoch][:-1], ["train-epoch", "-v"]])
-    for number, rest in enumerate(ways):
-        goes_on = tmp_path / f"{number}"
-        shutil.copytree(there, goes_on, symlinks=True)
-        results = ucl.pipe(*rest, cwd=goes_on)
-        assert all(r.code == 0 for r in results), [r.err for r in results]
-        assert "train.partial: going on after" in results[-1].err
-        same(goes_on, undisturbed)
-        assert not list((goes_on / "work").iterdir())
+    all_go_on(ucl, there, undisturbed, ways)
 
 
 # what the generations keep

@@ -7,15 +7,17 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cli.harness import Runner, tree
+from cli.harness import Runner, environment, tree
 from cli.test_instance import digests, plans, same
 from ucl import read, rundir
 from ucl.artifacts import Labels
+from ucl.commands.status import EXAMPLE
 from ucl.confidence import selection_score
 from ucl.errors import StorageError
 from ucl.rundir import RunConfig, RunDir
@@ -364,6 +366,25 @@ def test_dry_runs(ucl: Runner, begun: Path, straight: Path, simclr: Path, broken
     told, wanted = RunDir(tmp_path / "told"), made.context()
     assert config.method == "scan"
     assert plans(dataclasses.replace(told.context(), images=24)) == plans(wanted)
+
+
+def test_the_one_line_loop_is_the_run_and_ends_where_something_is_wrong(ucl: Runner, begun: Path, straight: Path, tmp_path: Path) -> None:
+    """The line as `run --dry-run` prints it and `status --help` and the pages have it."""
+    run = copied(begun, tmp_path / "run")
+    (line,) = [one for one in ucl("run", "--dry-run", cwd=run, stdout="pipe").text.splitlines() if one.startswith("until ") and "--next" in one]
+    assert line == EXAMPLE
+    (tmp_path / "ucl").mkdir()
+    path = f"{ucl.on_path(tmp_path / 'ucl')}:{os.environ['PATH']}"
+
+    def loop() -> int:
+        return subprocess.run(["bash", "-c", line], cwd=run, env=environment(PATH=path), stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=120, check=False).returncode
+
+    (run / "ucl.toml").rename(run / "elsewhere")
+    assert loop() == 66  # status fails, and so would `until`, for ever
+    (run / "elsewhere").rename(run / "ucl.toml")
+    assert loop() == 0
+    same(run, straight)
 
 
 def test_what_people_ask(ucl: Runner, straight: Path, tmp_path: Path) -> None:

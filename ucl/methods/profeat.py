@@ -7,7 +7,7 @@ contrastive step is SimCLR's; in the later ones the images of which the last clu
 others are left out.  With ``rule`` "agree" those are put together that several such runs, an ensemble, put together: their labels are joined
 by `ucl purify --rule agree` between iterations.  As a shell loop:
 
-    until ucl status --done; do ucl train-epoch || exit; done           # the line differs where a stage begins; see ucl run --dry-run
+    until ucl status --done; do line=$(ucl status --next) && eval "$line" || exit; done     # the line differs where a stage begins
 
 Where the paper is silent or differs from the code of SCAN, `ucl.settings.ProfeatSettings` says what is done, and has the other by name.
 """
